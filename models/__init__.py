@@ -1,0 +1,1 @@
+"""From features to a probability: labels, forecaster, alarm policy, evaluation, training, registry."""

@@ -1,0 +1,1 @@
+"""From the gate to a row of features: readings, dataset folders, ingest, historian, operations, features."""
