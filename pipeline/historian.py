@@ -1,0 +1,440 @@
+"""The historian: tables and queries for gates, channels, readings, operations and maintenance.
+
+Readings are stored as one wide row per (component, time) under a clustered key. Each channel of a component has a slot
+`v0`..`v15` in the rows of one *series*; a component with more than 16 channels has a second series. Writing a reading
+twice changes nothing; where two different values meet on one (channel, time) the greater stays, so that the order of
+arrival never matters. The hot path is raw SQL that SQLite and PostgreSQL both understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect, Engine
+
+from pipeline.errors import BadInput
+from pipeline.readings import Channel, find_quantity
+
+SLOTS = 16
+"""Channels in one wide row."""
+
+DAY_MS = 86_400_000
+
+metadata = sa.MetaData()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcMillis(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime, stored as epoch milliseconds so that SQLite and PostgreSQL sort and compare alike."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Turn an aware datetime into epoch milliseconds; a naive one is a programming error."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"an instant must be aware UTC; got naive {value!r}")
+        return to_ms(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Turn epoch milliseconds into an aware UTC datetime."""
+        return None if value is None else from_ms(value)
+
+
+def to_ms(instant: datetime) -> int:
+    """Epoch milliseconds of an aware datetime."""
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
+
+
+def from_ms(ts_ms: int) -> datetime:
+    """Aware UTC datetime of epoch milliseconds."""
+    return _EPOCH + timedelta(milliseconds=ts_ms)
+
+
+stations = sa.Table(
+    "stations",
+    metadata,
+    sa.Column("station_id", sa.String(128), primary_key=True),
+    sa.Column("name", sa.Text),
+    sa.Column("name_zh", sa.Text),
+    sa.Column("basin", sa.Text),
+    sa.Column("river", sa.Text),
+    sa.Column("river_km", sa.Float),
+    sa.Column("downstream_station_id", sa.String(128)),
+    sa.Column("time_zone", sa.Text),
+    sa.Column("latitude", sa.Float),
+    sa.Column("longitude", sa.Float),
+)
+gates = sa.Table(
+    "gates",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("station_id", sa.String(128), nullable=False, index=True),
+    sa.Column("name", sa.Text),
+    sa.Column("name_zh", sa.Text),
+    sa.Column("gate_type", sa.Text),
+    sa.Column("hoist_type", sa.Text),
+    sa.Column("role", sa.Text),
+    sa.Column("criticality", sa.Text),
+    sa.Column("travel_m", sa.Float),
+    sa.Column("commissioned_on", sa.Text),
+    sa.Column("last_seen_ms", sa.BigInteger),
+)
+components = sa.Table(
+    "components",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("component", sa.String(128), primary_key=True),
+    sa.Column("rated_power_kw", sa.Float),
+    sa.Column("rated_current_a", sa.Float),
+    sa.Column("speed_rpm", sa.Float),
+    sa.Column("bearing_balls", sa.Float),
+    sa.Column("bearing_ball_mm", sa.Float),
+    sa.Column("bearing_pitch_mm", sa.Float),
+    sa.Column("bearing_angle_deg", sa.Float),
+    sa.Column("gear_teeth", sa.Float),
+    sa.Column("iso_class", sa.Text),
+)
+channels = sa.Table(
+    "channels",
+    metadata,
+    sa.Column("channel_id", sa.Integer, primary_key=True),
+    sa.Column("gate_id", sa.String(128), nullable=False),
+    sa.Column("component", sa.String(128), nullable=False),
+    sa.Column("point", sa.String(128), nullable=False, server_default=""),
+    sa.Column("quantity", sa.String(64), nullable=False),
+    sa.Column("unit", sa.String(16), nullable=False),
+    sa.Column("axis", sa.Text, nullable=False, server_default=""),
+    sa.Column("band_low_hz", sa.Float),
+    sa.Column("band_high_hz", sa.Float),
+    sa.Column("interval_s", sa.Float),
+    sa.Column("series_id", sa.Integer, nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.UniqueConstraint("gate_id", "component", "point", "quantity"),
+    sa.UniqueConstraint("series_id", "slot"),
+)
+readings = sa.Table(
+    "readings",
+    metadata,
+    sa.Column("series_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("ts_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    *(sa.Column(f"v{slot}", sa.Float(53)) for slot in range(SLOTS)),
+    sqlite_with_rowid=False,
+)
+dirty_days = sa.Table(
+    "dirty_days",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("started_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("ended_ms", sa.BigInteger, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+rests = sa.Table(
+    "rests",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+maintenance = sa.Table(
+    "maintenance",
+    metadata,
+    sa.Column("maintenance_id", sa.Integer, primary_key=True),
+    sa.Column("gate_id", sa.String(128), nullable=False),
+    sa.Column("component", sa.String(128), nullable=False, server_default=""),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("failure_mode", sa.Text),
+    sa.Column("started_at", UtcMillis, nullable=False),
+    sa.Column("ended_at", UtcMillis),
+    sa.Column("finding", sa.String(32)),
+    sa.Column("alert_id", sa.String(64)),
+    sa.Column("note", sa.Text),
+    sa.Column("recorded_at", UtcMillis, nullable=False),
+    sa.Index("ix_maintenance_gate_started", "gate_id", "started_at"),
+)
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("quarantine_id", sa.Integer, primary_key=True),
+    sa.Column("received_at", UtcMillis, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False, index=True),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+QUARANTINE_ROWS = 10_000
+QUARANTINE_PAYLOAD_BYTES = 4096
+
+
+def connect(url: str) -> Engine:
+    """Open the database at `url`: ``sqlite:///path/file.sqlite`` or ``postgresql://user@host/name``.
+
+    SQLite is set to WAL with ``synchronous=FULL``, so that a commit is on disk when it returns, and waits up to 30 s
+    for another process's write. Transactions that write should begin with `writing`, not with `Engine.begin`.
+
+    Raises
+    ------
+    BadInput
+        The URL is of neither kind, or the folder of the file does not exist.
+    """
+    if url.startswith("postgresql://"):
+        return sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), pool_pre_ping=True)
+    if not url.startswith("sqlite:///"):
+        raise BadInput(f"database: allowed are sqlite:///FILE and postgresql://…; got {url!r}")
+    folder = Path(url.removeprefix("sqlite:///")).parent
+    if not folder.is_dir():
+        raise BadInput(f"database: the folder {folder} of {url!r} does not exist")
+    engine = sa.create_engine(url, connect_args={"timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's BEGIN below decides, not the driver's implicit one
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # a transaction that reads first and writes later cannot be retried when another process wrote between;
+        # so writers take the write lock at once, and readers see one snapshot
+        immediate = connection.get_execution_options().get("sqlite_immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def writing(engine: Engine) -> Any:
+    """Begin a transaction that will write; on SQLite it takes the write lock at once.
+
+    Examples
+    --------
+    >>> with writing(engine) as connection:            # doctest: +SKIP
+    ...     tally(connection, "messages_stored", 1)
+    """
+    return engine.execution_options(sqlite_immediate=True).begin()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a channel's values are: column ``v{slot}`` of the rows of `series_id`."""
+
+    channel: Channel
+    series_id: int
+    slot: int
+
+
+def load_slots(connection: Connection, gate_id: str | None = None) -> dict[tuple[str, str, str], Slot]:
+    """Every declared channel (of one gate, or of all), keyed by (gate_id, component, `Channel.name`)."""
+    query = sa.select(channels)
+    if gate_id is not None:
+        query = query.where(channels.c.gate_id == gate_id)
+    found = {}
+    for row in connection.execute(query).mappings():
+        fields = {name: row[name] for name in Channel.__dataclass_fields__}
+        slot = Slot(Channel(**fields), row["series_id"], row["slot"])
+        found[(row["gate_id"], row["component"], slot.channel.name)] = slot
+    return found
+
+
+def declare_channels(connection: Connection, declared: Iterable[Channel]) -> None:
+    """Make the channels known, each with a slot of its own; a known one keeps its slot and takes the new details."""
+    by_gate: dict[str, list[Channel]] = {}
+    for channel in declared:
+        find_quantity(channel.quantity)
+        by_gate.setdefault(channel.gate_id, []).append(channel)
+    last_series = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(channels.c.series_id), 0))) or 0
+    for gate_id, wanted in by_gate.items():
+        known = load_slots(connection, gate_id)
+        used: dict[str, dict[int, int]] = {}
+        for slot in known.values():
+            series = used.setdefault(slot.channel.component, {})
+            series[slot.series_id] = max(series.get(slot.series_id, 0), slot.slot + 1)
+        for channel in wanted:
+            key = (gate_id, channel.component, channel.name)
+            row = {name: getattr(channel, name) for name in Channel.__dataclass_fields__}
+            row["unit"] = find_quantity(channel.quantity).unit
+            if key in known:
+                where = (channels.c.series_id == known[key].series_id) & (channels.c.slot == known[key].slot)
+                connection.execute(sa.update(channels).where(where).values(row))
+                continue
+            series = used.setdefault(channel.component, {})
+            free = next((series_id for series_id, taken in series.items() if taken < SLOTS), None)
+            if free is None:
+                last_series += 1
+                free = last_series
+                series[free] = 0
+            connection.execute(sa.insert(channels).values({**row, "series_id": free, "slot": series[free]}))
+            known[key] = Slot(channel, free, series[free])
+            series[free] += 1
+
+
+WideRow = tuple[Any, ...]
+"""``(series_id, ts_ms, v0, …, v15)`` with None where a channel was not measured."""
+
+
+def store_readings(connection: Connection, rows: Sequence[WideRow]) -> None:
+    """Write wide rows column by column: an empty cell is filled, of two different values the greater stays.
+
+    Give each (series, time) at most once per call, sorted, which is also the fastest order for the clustered key.
+    """
+    if rows:
+        connection.exec_driver_sql(_UPSERT[connection.dialect.name], list(rows))
+
+
+def _upsert(greater: str, placeholder: str) -> str:
+    columns = [f"v{slot}" for slot in range(SLOTS)]
+    merged = ", ".join(
+        f"{v} = {greater}(coalesce(readings.{v}, excluded.{v}), coalesce(excluded.{v}, readings.{v}))" for v in columns
+    )
+    values = ", ".join([placeholder] * (SLOTS + 2))
+    return (
+        f"INSERT INTO readings (series_id, ts_ms, {', '.join(columns)}) VALUES ({values}) "  # noqa: S608 - fixed words only
+        f"ON CONFLICT (series_id, ts_ms) DO UPDATE SET {merged}"
+    )
+
+
+_UPSERT = {"sqlite": _upsert("max", "?"), "postgresql": _upsert("greatest", "%s")}
+
+
+def stored_rows(connection: Connection, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], WideRow]:
+    """Return the stored wide rows among `keys` (series_id, ts_ms); ingest counts repeats and conflicts with it."""
+    found: dict[tuple[int, int], WideRow] = {}
+    columns = [readings.c.series_id, readings.c.ts_ms, *(readings.c[f"v{slot}"] for slot in range(SLOTS))]
+    by_series: dict[int, list[int]] = {}
+    for series_id, ts_ms in keys:
+        by_series.setdefault(series_id, []).append(ts_ms)
+    for series_id, instants in by_series.items():
+        query = sa.select(*columns).where(
+            readings.c.series_id == series_id, readings.c.ts_ms.between(min(instants), max(instants))
+        )
+        wanted = set(instants)
+        for row in connection.execute(query):
+            if row.ts_ms in wanted:
+                found[(series_id, row.ts_ms)] = tuple(row)
+    return found
+
+
+def mark_dirty(connection: Connection, days: Iterable[tuple[str, int]]) -> None:
+    """Note (gate_id, day_ms) pairs whose operations must be made anew, because readings of that day came in."""
+    rows = [(gate_id, day_ms) for gate_id, day_ms in days]
+    if rows:
+        mark = "?" if connection.dialect.name == "sqlite" else "%s"
+        connection.exec_driver_sql(
+            f"INSERT INTO dirty_days (gate_id, day_ms) VALUES ({mark}, {mark}) ON CONFLICT DO NOTHING",  # noqa: S608 - fixed words only
+            sorted(rows),
+        )
+
+
+def mark_seen(connection: Connection, newest_ms: Mapping[str, int]) -> None:
+    """Move each gate's newest event time forward, never back."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    if newest_ms:
+        connection.exec_driver_sql(
+            f"UPDATE gates SET last_seen_ms = {mark} WHERE gate_id = {mark} "  # noqa: S608 - fixed words only
+            f"AND (last_seen_ms IS NULL OR last_seen_ms < {mark})",
+            [(ts_ms, gate_id, ts_ms) for gate_id, ts_ms in sorted(newest_ms.items())],
+        )
+
+
+def tally(connection: Connection, name: str, n: int) -> None:
+    """Add `n` to a counter, in the same transaction as what it counts."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    connection.exec_driver_sql(
+        f"INSERT INTO tallies (name, value) VALUES ({mark}, {mark}) "  # noqa: S608 - fixed words only
+        "ON CONFLICT (name) DO UPDATE SET value = tallies.value + excluded.value",
+        (name, n),
+    )
+
+
+def load_tallies(connection: Connection) -> dict[str, int]:
+    """Every counter by name."""
+    return {row.name: row.value for row in connection.execute(sa.select(tallies))}
+
+
+def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what could not be used (received_at, topic, payload, reason, detail); the oldest go beyond 10,000 rows."""
+    if not rows:
+        return
+    connection.execute(
+        sa.insert(quarantine), [{**row, "payload": row["payload"][:QUARANTINE_PAYLOAD_BYTES]} for row in rows]
+    )
+    newest = connection.scalar(sa.select(sa.func.max(quarantine.c.quarantine_id))) or 0
+    connection.execute(sa.delete(quarantine).where(quarantine.c.quarantine_id <= newest - QUARANTINE_ROWS))
+
+
+def data_clock(connection: Connection) -> datetime | None:
+    """Newest event time of the whole fleet; what a replay or a fast-forwarded demo calls now."""
+    newest = connection.scalar(sa.select(sa.func.max(gates.c.last_seen_ms)))
+    return None if newest is None else from_ms(newest)
+
+
+def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) -> pd.DataFrame:
+    """Readings of one gate in ``[start_ms, end_ms)``.
+
+    Returns
+    -------
+    DataFrame
+        Column ``ts`` (datetime64[ms, UTC]), sorted and unique, and one float column per channel that has a value, named
+        by `Channel.key`; the same shape as `Dataset.readings`.
+    """
+    slots_by_series: dict[int, list[Slot]] = {}
+    for slot in load_slots(connection, gate_id).values():
+        slots_by_series.setdefault(slot.series_id, []).append(slot)
+    parts = []
+    for series_id, slots in slots_by_series.items():
+        columns = [readings.c.ts_ms, *(readings.c[f"v{slot.slot}"] for slot in slots)]
+        query = (
+            sa.select(*columns)
+            .where(readings.c.series_id == series_id, readings.c.ts_ms >= start_ms, readings.c.ts_ms < end_ms)
+            .order_by(readings.c.ts_ms)
+        )
+        rows = connection.execute(query).fetchall()
+        if not rows:
+            continue
+        table = np.array(rows, dtype=float)
+        part = pd.DataFrame(table[:, 1:], columns=[slot.channel.key for slot in slots])
+        part.index = pd.Index(table[:, 0].astype(np.int64), name="ts_ms")
+        parts.append(part.dropna(axis="columns", how="all"))
+    return _as_readings(pd.concat(parts, axis="columns").sort_index() if parts else pd.DataFrame(index=[]))
+
+
+def _as_readings(by_ms: pd.DataFrame) -> pd.DataFrame:
+    ts = pd.Series(np.asarray(by_ms.index, dtype="int64").astype("datetime64[ms]")).dt.tz_localize("UTC")
+    frame = by_ms[sorted(by_ms.columns)].reset_index(drop=True)
+    frame.insert(0, "ts", ts)
+    return frame
+
+
+def load_table(connection: Connection, table: sa.Table, gate_ids: Sequence[str] | None = None) -> pd.DataFrame:
+    """A whole table (or its rows of `gate_ids`) as a DataFrame, ordered by primary key."""
+    query = sa.select(table).order_by(*table.primary_key.columns)
+    if gate_ids is not None:
+        query = query.where(table.c.gate_id.in_(list(gate_ids)))
+    rows = connection.execute(query)
+    return pd.DataFrame(rows.fetchall(), columns=list(rows.keys()))
