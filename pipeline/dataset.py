@@ -1,6 +1,7 @@
 """The dataset folder (format ``sluicewatch-dataset/1``), read and written. Public contract; see docs/dataset.md.
 
-One folder is one fleet's history. Reading checks everything first and refuses with every gap at once, each with its fix.
+One folder is one fleet's history. Reading checks everything first and refuses with every gap at once, each with its
+fix.
 """
 
 from __future__ import annotations
@@ -119,8 +120,15 @@ class Dataset:
         rows = self.channels[self.channels["gate_id"] == gate_id]
         return [
             Channel(
-                **{name: row[name] for name in ("gate_id", "component", "quantity", "unit", "point", "axis")},
-                **{name: _none_if_nan(row[name]) for name in ("band_low_hz", "band_high_hz", "interval_s")},
+                gate_id=row["gate_id"],
+                component=row["component"],
+                quantity=row["quantity"],
+                unit=row["unit"],
+                point=row["point"],
+                axis=row["axis"],
+                band_low_hz=_none_if_nan(row["band_low_hz"]),
+                band_high_hz=_none_if_nan(row["band_high_hz"]),
+                interval_s=_none_if_nan(row["interval_s"]),
             )
             for row in rows.to_dict("records")
         ]
@@ -150,7 +158,7 @@ class Dataset:
             )
         for name in frame.columns.drop("ts"):
             conversion = find_conversion(declared[name].quantity, declared[name].unit)
-            frame[name] = conversion.apply(frame[name].astype("float64"))
+            frame[name] = frame[name].astype("float64") * conversion.factor + conversion.offset
         return merge_rows(frame)
 
 
@@ -228,7 +236,7 @@ def write_tables(
 
 
 def write_readings(path: str | Path, gate_id: str, frame: pd.DataFrame) -> None:
-    """Write one gate's readings (column ``ts`` aware UTC, one float column per channel) as Parquet; same input, same bytes."""
+    """Write one gate's readings (``ts`` aware UTC, one float column per channel) as Parquet; same input, same bytes."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     pq.write_table(table, Path(path) / "readings" / f"{gate_id}.parquet", compression="zstd", compression_level=6)
 
@@ -371,7 +379,7 @@ def _expand_star(table: pd.DataFrame, gate_ids: Sequence[str]) -> pd.DataFrame:
 
 def _read_readings_file(file: Path) -> pd.DataFrame:
     if file.suffix == ".parquet":
-        frame = pq.read_table(file).to_pandas()
+        frame: pd.DataFrame = pq.read_table(file).to_pandas()
         if "ts" not in frame:
             raise DatasetError(f"{file.name}: the column ts is missing")
         ts = frame["ts"]
