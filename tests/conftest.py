@@ -1,0 +1,123 @@
+"""The far side of our tests: a real Mosquitto and a real PostgreSQL, started for the tests and ended with them.
+
+What this machine lacks skips with its reason; under CI=true it fails, so that nothing goes untested unseen.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import NoReturn
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when scikit-learn is imported
+
+import psycopg
+import pytest
+
+from service.broker import Broker, free_port, mosquitto_path, start_broker, tied
+
+DATABASE_NUMBERS = count(1)
+
+# PostgreSQL refuses root, so it runs as Debian's user `postgres`. Dying with the tests is asked for after the change of
+# user, which would cancel it.
+AS_POSTGRES = """
+import ctypes, os, pwd, sys
+user = pwd.getpwnam("postgres")
+os.initgroups(user.pw_name, user.pw_gid); os.setgid(user.pw_gid); os.setuid(user.pw_uid)
+ctypes.CDLL(None).prctl(1, 9)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip for the reason, or fail where everything must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Broker]:
+    """A Mosquitto of this test's own with our configuration: `.url`, `.port`, `.stop()`, `.kill()`, `.start()`, `.restart()`."""
+    if mosquitto_path() is None:
+        missing("Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
+    with start_broker(tmp_path / "mosquitto", kind="mosquitto") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a throw-away PostgreSQL cluster on loopback, without a database name. Tests want `postgres_url`."""
+    programs = postgres_programs()
+    if programs is None:
+        missing("no PostgreSQL server is on this machine (Debian: apt-get install postgresql)")
+    # Not pytest's own folder: the user `postgres` may not enter it.
+    folder = Path(tempfile.mkdtemp(prefix="sluicewatch-postgres-"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        port = free_port()
+        data = folder / "data"
+        create = [f"{programs}/initdb", "--pgdata", str(data), "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        subprocess.run(as_postgres([*create, "--no-locale", "--no-sync"]), cwd=folder, check=True, capture_output=True)
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        serve = [f"{programs}/postgres", "-D", str(data), "-p", str(port)]
+        serve += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        log = folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                as_postgres(serve), cwd=folder, stdout=output, stderr=output, start_new_session=True
+            )
+        address = f"postgresql://postgres@127.0.0.1:{port}"
+        try:
+            wait_for_postgres(address, process, log)
+            yield address
+        finally:
+            process.send_signal(signal.SIGINT)  # PostgreSQL's "fast": it does not wait for its clients
+            process.wait(30)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of a fresh, empty PostgreSQL database of this test's own."""
+    name = f"test_{next(DATABASE_NUMBERS)}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return f"{postgres_server}/{name}"
+
+
+def postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs; Debian keeps them off the PATH, one folder a version."""
+    found = shutil.which("postgres")
+    if found:
+        return Path(found).resolve().parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    return versions[-1] if versions else None
+
+
+def as_postgres(command: Sequence[str]) -> list[str]:
+    """The command so wrapped that it dies with the tests, and does not run as root."""
+    if os.geteuid() == 0:
+        return [sys.executable, "-I", "-S", "-c", AS_POSTGRES, *command]
+    return tied(command)
+
+
+def wait_for_postgres(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server answers; fail with its own words when it does not."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(f"{address}/postgres", connect_timeout=5).close()
+            return
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start: {log.read_text(errors='replace').strip()}")
+            time.sleep(0.05)
