@@ -40,7 +40,7 @@ LIMITS = {
 CANNOT: dict[Kind, str] = {
     "mosquitto": "",
     "amqtt": (
-        "no MQTT 5, no redelivery of unacknowledged messages, nothing kept for a client that is away or over a restart; "
+        "no MQTT 5, no redelivery of unacknowledged messages, nothing kept for an absent client or over a restart; "
         "for those install Mosquitto (Debian: apt-get install mosquitto)"
     ),
 }
@@ -80,7 +80,7 @@ def mosquitto_path() -> str | None:
 
 
 def configuration(port: int, folder: Path) -> str:
-    """Return the Mosquitto configuration of demo and tests: our limits, one loopback listener, its state in `folder`."""
+    """The Mosquitto configuration of demo and tests: our limits, one loopback listener, its state in `folder`."""
     lines = [
         f"listener {port} {HOST}",
         "allow_anonymous true",  # only because nothing but this machine can reach the listener

@@ -44,7 +44,7 @@ def missing(reason: str) -> NoReturn:
 
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Broker]:
-    """A Mosquitto of this test's own with our configuration: `.url`, `.port`, `.stop()`, `.kill()`, `.start()`, `.restart()`."""
+    """A Mosquitto of this test's own with our configuration: `.url`, `.stop()`, `.kill()`, `.start()`, `.restart()`."""
     if mosquitto_path() is None:
         missing("Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
     with start_broker(tmp_path / "mosquitto", kind="mosquitto") as broker:
@@ -53,7 +53,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The address of a throw-away PostgreSQL cluster on loopback, without a database name. Tests want `postgres_url`."""
+    """A throw-away PostgreSQL cluster on loopback: its URL without a database name. Tests want `postgres_url`."""
     programs = postgres_programs()
     if programs is None:
         missing("no PostgreSQL server is on this machine (Debian: apt-get install postgresql)")
