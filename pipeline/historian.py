@@ -431,6 +431,65 @@ def _as_readings(by_ms: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, list[int]]:
+    """Days (epoch ms) before `before_ms` whose operations must be made anew, by gate."""
+    query = (
+        sa.select(dirty_days)
+        .where(dirty_days.c.gate_id.in_(list(gate_ids)), dirty_days.c.day_ms < before_ms)
+        .order_by(dirty_days.c.gate_id, dirty_days.c.day_ms)
+    )
+    found: dict[str, list[int]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.gate_id, []).append(row.day_ms)
+    return found
+
+
+def replace_days(
+    connection: Connection,
+    gate_id: str,
+    days_ms: Sequence[int],
+    operation_rows: Sequence[tuple[int | str, ...]],
+    rest_rows: Sequence[tuple[int | str, ...]],
+) -> None:
+    """Put the operations (started_ms, ended_ms, summary) and rests (day_ms, summary) of whole days in place of the old.
+
+    The days are clean afterwards; call it in the transaction that read their readings.
+    """
+    for day_ms in days_ms:
+        of_day = operations.c.started_ms.between(day_ms, day_ms + DAY_MS - 1)
+        connection.execute(sa.delete(operations).where(operations.c.gate_id == gate_id, of_day))
+        connection.execute(sa.delete(rests).where(rests.c.gate_id == gate_id, rests.c.day_ms == day_ms))
+        connection.execute(sa.delete(dirty_days).where(dirty_days.c.gate_id == gate_id, dirty_days.c.day_ms == day_ms))
+    if operation_rows:
+        names = ("gate_id", "started_ms", "ended_ms", "summary")
+        connection.execute(
+            sa.insert(operations), [dict(zip(names, (gate_id, *row), strict=True)) for row in operation_rows]
+        )
+    if rest_rows:
+        names = ("gate_id", "day_ms", "summary")
+        connection.execute(sa.insert(rests), [dict(zip(names, (gate_id, *row), strict=True)) for row in rest_rows])
+
+
+def load_operations(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
+    """Rows (started_ms, ended_ms, summary) of one gate's operations started in ``[since_ms, before_ms)``, in order."""
+    query = (
+        sa.select(operations.c.started_ms, operations.c.ended_ms, operations.c.summary)
+        .where(operations.c.gate_id == gate_id, operations.c.started_ms.between(since_ms, before_ms - 1))
+        .order_by(operations.c.started_ms)
+    )
+    return [tuple(row) for row in connection.execute(query)]
+
+
+def load_rests(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
+    """Rows (day_ms, summary) of one gate's days in ``[since_ms, before_ms)``, in order."""
+    query = (
+        sa.select(rests.c.day_ms, rests.c.summary)
+        .where(rests.c.gate_id == gate_id, rests.c.day_ms.between(since_ms, before_ms - 1))
+        .order_by(rests.c.day_ms)
+    )
+    return [tuple(row) for row in connection.execute(query)]
+
+
 def load_table(connection: Connection, table: sa.Table, gate_ids: Sequence[str] | None = None) -> pd.DataFrame:
     """A whole table (or its rows of `gate_ids`) as a DataFrame, ordered by primary key."""
     query = sa.select(table).order_by(*table.primary_key.columns)
