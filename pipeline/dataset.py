@@ -189,15 +189,11 @@ def open_dataset(path: str | Path) -> Dataset:
         _check_tables(tables, gaps)
     files = {} if gaps else _find_readings(folder, tables["gates"], gaps)
     if gaps:
-        raise DatasetError(
-            "\n".join([f"{folder.name} is not a dataset that can be used:", *(f"  - {gap}" for gap in gaps)])
-        )
+        raise DatasetError("\n".join([f"{folder.name} is not a dataset that can be used:", *(f"  - {gap}" for gap in gaps)]))
     gate_ids = sorted(tables["gates"]["gate_id"])
     for name in ("components", "channels"):
         tables[name] = _expand_star(tables[name], gate_ids)
-    return Dataset(
-        path=folder, source=str(head.get("source", "")), licence=str(head.get("licence", "")), _files=files, **tables
-    )
+    return Dataset(path=folder, source=str(head.get("source", "")), licence=str(head.get("licence", "")), _files=files, **tables)
 
 
 def write_tables(
@@ -329,16 +325,12 @@ def _check_tables(tables: dict[str, pd.DataFrame], gaps: list[str]) -> None:
         for column in columns:
             for line, cell in enumerate(tables[name][column]):
                 if cell and not ID_PATTERN.match(cell):
-                    gaps.append(
-                        f"{name}.csv line {line + 2}: {column} must be 1 to 128 letters, digits, _ or -; got {cell!r}"
-                    )
+                    gaps.append(f"{name}.csv line {line + 2}: {column} must be 1 to 128 letters, digits, _ or -; got {cell!r}")
     for name in ("components", "channels", "maintenance"):
         star = set() if name == "maintenance" else {"*"}
         for line, cell in enumerate(tables[name]["gate_id"]):
             if cell not in known | star:
-                gaps.append(
-                    f"{name}.csv line {line + 2}: gate_id {cell!r} is not in gates.csv; add it there or mend it"
-                )
+                gaps.append(f"{name}.csv line {line + 2}: gate_id {cell!r} is not in gates.csv; add it there or mend it")
     for line, row in enumerate(channels.to_dict("records")):
         try:
             find_conversion(row["quantity"], row["unit"])
@@ -348,8 +340,7 @@ def _check_tables(tables: dict[str, pd.DataFrame], gaps: list[str]) -> None:
         for line, cell in enumerate(maintenance[column]):
             if cell not in allowed:
                 gaps.append(
-                    f"maintenance.csv line {line + 2}: {column} must be one of {', '.join(a for a in allowed if a)}; "
-                    f"got {cell!r}"
+                    f"maintenance.csv line {line + 2}: {column} must be one of {', '.join(a for a in allowed if a)}; got {cell!r}"
                 )
     for line in np.flatnonzero(maintenance["ended_at"] < maintenance["started_at"])[:5]:
         gaps.append(f"maintenance.csv line {line + 2}: ended_at lies before started_at")

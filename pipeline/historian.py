@@ -381,9 +381,7 @@ def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]])
     """Keep what could not be used (received_at, topic, payload, reason, detail); the oldest go beyond 10,000 rows."""
     if not rows:
         return
-    connection.execute(
-        sa.insert(quarantine), [{**row, "payload": row["payload"][:QUARANTINE_PAYLOAD_BYTES]} for row in rows]
-    )
+    connection.execute(sa.insert(quarantine), [{**row, "payload": row["payload"][:QUARANTINE_PAYLOAD_BYTES]} for row in rows])
     newest = connection.scalar(sa.select(sa.func.max(quarantine.c.quarantine_id))) or 0
     connection.execute(sa.delete(quarantine).where(quarantine.c.quarantine_id <= newest - QUARANTINE_ROWS))
 
@@ -461,13 +459,14 @@ def replace_days(
         connection.execute(sa.delete(rests).where(rests.c.gate_id == gate_id, rests.c.day_ms == day_ms))
         connection.execute(sa.delete(dirty_days).where(dirty_days.c.gate_id == gate_id, dirty_days.c.day_ms == day_ms))
     if operation_rows:
-        names = ("gate_id", "started_ms", "ended_ms", "summary")
-        connection.execute(
-            sa.insert(operations), [dict(zip(names, (gate_id, *row), strict=True)) for row in operation_rows]
-        )
+        rows = [
+            {"gate_id": gate_id, "started_ms": started_ms, "ended_ms": ended_ms, "summary": summary}
+            for started_ms, ended_ms, summary in operation_rows
+        ]
+        connection.execute(sa.insert(operations), rows)
     if rest_rows:
-        names = ("gate_id", "day_ms", "summary")
-        connection.execute(sa.insert(rests), [dict(zip(names, (gate_id, *row), strict=True)) for row in rest_rows])
+        days = [{"gate_id": gate_id, "day_ms": day_ms, "summary": summary} for day_ms, summary in rest_rows]
+        connection.execute(sa.insert(rests), days)
 
 
 def load_operations(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:

@@ -29,7 +29,7 @@ MOVING_ABOVE = {"velocity_rms": 0.3, "acceleration_rms": 0.03}
 """Where no channel says `moving`: vibration above this (mm/s, g) is movement. Idle noise is 0.05 to 0.15 mm/s."""
 
 CONTEXT = ("load", "opening", "head", "ambient_temperature")
-"""Quantities that explain an operation rather than judge it; kept once an operation, from whichever component has them."""
+"""Quantities that explain an operation rather than judge it; kept once each, from whichever component has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,9 +114,7 @@ def find_quantity(name: str) -> Quantity:
     try:
         return QUANTITIES[name]
     except KeyError:
-        raise ReadingError(
-            "unknown_quantity", f"quantity {name!r} is unknown; known are {', '.join(QUANTITIES)}"
-        ) from None
+        raise ReadingError("unknown_quantity", f"quantity {name!r} is unknown; known are {', '.join(QUANTITIES)}") from None
 
 
 def find_conversion(quantity: str, unit: str) -> Conversion:
@@ -168,9 +166,7 @@ def check_range(quantity: str, value: float) -> float:
     if not math.isfinite(value):
         raise ReadingError("not_finite", f"{quantity} must be a finite number; got {value}")
     if not known.low <= value <= known.high:
-        raise ReadingError(
-            "out_of_range", f"{quantity} must lie in {known.low:g}..{known.high:g} {known.unit}; got {value:g}"
-        )
+        raise ReadingError("out_of_range", f"{quantity} must lie in {known.low:g}..{known.high:g} {known.unit}; got {value:g}")
     return value
 
 

@@ -1,0 +1,532 @@
+"""Features: what a gate's operations up to an instant say about each of its components. No network, database or clock.
+
+One function, `build`, serves training and live scoring; live takes the newest row. Each component is compared with its
+own earlier operations at similar load, opening and ambient temperature: a *cycle* starts with the record or with a repair,
+its first 30 days are the *baseline*, and a *deviation* is what an operation shows beyond what the baseline explains. A row
+as of T knows nothing that happened at T or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from pipeline.dataset import Dataset, quantity_of
+from pipeline.operations import DAY_MS, segment
+
+COMPONENT_KINDS = ("motor", "gearbox", "brake", "leaf", "screw", "drum", "hydraulic")
+HOIST_TYPES = ("winch", "screw", "hydraulic")
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "velocity": ("velocity_rms",),
+    "acceleration": ("acceleration_rms",),
+    "impulse": (
+        "kurtosis",
+        "crest_factor",
+        "acceleration_peak",
+        "envelope_bpfo",
+        "envelope_bpfi",
+        "envelope_bsf",
+        "envelope_ftf",
+        "gear_mesh",
+    ),
+    "temperature": ("temperature",),
+    "current": ("current",),
+}
+"""Kinds of evidence; the channels of one group of one component are fused, the strongest counting."""
+
+OWN_GROUPS = ("velocity", "acceleration", "impulse", "temperature")
+_GROUP_OF = {quantity: group for group, quantities in GROUPS.items() for quantity in quantities}
+
+_TREND = ("dev", "dev_7d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z")
+_CONTEXT = (
+    "load_7d",
+    "operations_7d",
+    "minutes_7d",
+    "minutes_28d",
+    "ambient_7d",
+    "head_7d",
+    "cycle_days",
+    "baseline_operations",
+    "days_since_operation",
+    "coverage_7d",
+)
+
+FEATURES: tuple[str, ...] = (
+    *(f"{group}_{name}" for group in OWN_GROUPS for name in _TREND),
+    *(f"current_{name}" for name in _TREND),
+    *(f"{kind}_{group}_z" for kind in ("motor", "gearbox", "brake", "leaf", "hydraulic") for group in OWN_GROUPS),
+    *(f"own_z_{rank}" for rank in (1, 2, 3)),
+    *(f"gate_z_{rank}" for rank in (1, 2, 3)),
+    "vibration_level_mm_s",
+    "vibration_dev",
+    "vibration_dev_7d",
+    "vibration_slope_7d",
+    "vibration_slope_14d",
+    "vibration_slope_30d",
+    "temperature_level_c",
+    *_CONTEXT,
+    *(f"is_{kind}" for kind in (*COMPONENT_KINDS, "other")),
+    *(f"hoist_{hoist}" for hoist in HOIST_TYPES),
+)
+"""Names and order of the feature columns; all float64, NaN where nothing is known.
+
+``velocity`` … ``impulse`` and ``current`` are log ratios to the own baseline, ``temperature`` kelvin beyond what load,
+duration and ambient explain; ``dev`` is the mean of the last 3 days, slopes are per day, ``z`` is in units of the
+baseline's own scatter.
+"""
+
+MIN_CYCLE_DAYS = 10
+MAX_IDLE_DAYS = 7
+BASELINE_DAYS = 30
+_BASELINE_AGES = (0, 10, 15, 20, 30)
+"""The baseline is fitted anew at these ages of the cycle (days), and is final at 30."""
+
+OPEN_REPAIR_DAYS = 7
+"""A repair whose end is not on record counts as ended after this long."""
+
+WITHOUT_REPAIR_DAYS = 30
+"""A failure with no repair on record for this long is taken as mended one day after it."""
+
+# scatter expected of a healthy channel, and the worth of that expectation in operations
+_PRIOR_SCATTER = {"velocity": 0.12, "acceleration": 0.12, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
+_PRIOR_OPERATIONS = 8.0
+_RIDGE = 3.0
+_WINDOWS = (3, 7, 14, 30)
+_REMEMBER_DAYS = 14
+"""A gate that has not moved for some days keeps its last 3-day deviation this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateHistory:
+    """What is known of one gate.
+
+    Attributes
+    ----------
+    operations, rests : DataFrame
+        As `pipeline.operations.Segmented` gives them.
+    maintenance : DataFrame
+        Columns ``component`` (``""`` is the whole gate), ``kind``, ``started_at``, ``ended_at`` (aware UTC, NaT allowed).
+    """
+
+    gate_id: str
+    components: tuple[str, ...]
+    hoist_type: str
+    operations: pd.DataFrame
+    rests: pd.DataFrame
+    maintenance: pd.DataFrame
+
+
+def from_dataset(
+    dataset: Dataset,
+    as_ofs: Sequence[datetime] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Feature rows of every gate of a dataset at each of `as_ofs` (default: every midnight its readings cover).
+
+    Returns
+    -------
+    DataFrame
+        As `build`, for all gates, sorted by gate, component and time.
+    """
+    parts = []
+    gate_ids = dataset.gate_ids
+    for done, gate_id in enumerate(gate_ids, start=1):
+        history = history_of(dataset, gate_id)
+        if len(history.rests):
+            parts.append(build(history, _midnights(history.rests) if as_ofs is None else as_ofs))
+        if progress is not None:
+            progress(done, len(gate_ids))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
+
+
+def history_of(dataset: Dataset, gate_id: str) -> GateHistory:
+    """Cut one gate's readings of a dataset into operations, with its maintenance records beside."""
+    segmented = segment(dataset.readings(gate_id))
+    gate = dataset.gates[dataset.gates["gate_id"] == gate_id].iloc[0]
+    named = {
+        *dataset.components.loc[dataset.components["gate_id"] == gate_id, "component"],
+        *dataset.channels.loc[dataset.channels["gate_id"] == gate_id, "component"],
+    }
+    records = dataset.maintenance[dataset.maintenance["gate_id"] == gate_id]
+    return GateHistory(
+        gate_id=gate_id,
+        components=components_to_score(named),
+        hoist_type=str(gate["hoist_type"]),
+        operations=segmented.operations,
+        rests=segmented.rests,
+        maintenance=records[["component", "kind", "started_at", "ended_at"]].reset_index(drop=True),
+    )
+
+
+def components_to_score(named: set[str]) -> tuple[str, ...]:
+    """The components of a gate that get a forecast: all but the station's shared instruments."""
+    return tuple(sorted(named - {"station"}))
+
+
+_KEYS = ("gate_id", "component", "as_of", "reason", "hoist_type")
+
+
+def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
+    """Feature rows of one gate.
+
+    Parameters
+    ----------
+    history : GateHistory
+    as_ofs : sequence of aware datetimes
+        UTC midnights. Rows at T use only operations, rests and maintenance records that started before T, and never the
+        end of a repair that had not ended yet.
+
+    Returns
+    -------
+    DataFrame
+        One row per (component, as_of): ``gate_id``, ``component``, ``as_of`` (datetime64[ms, UTC]), ``reason`` (``""`` or
+        why no forecast can be given: ``under_repair``, ``stale``, ``young``, ``idle``), ``hoist_type`` and the float64
+        columns `FEATURES`.
+    """
+    at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
+    if (at % DAY_MS).any():
+        raise ValueError("as_of must be a UTC midnight")
+    view = _GateView(history, at)
+    deviations = {component: view.deviations(component) for component in history.components}
+    empty = np.full(len(at), np.nan)
+    gate_z = np.vstack([trend["z"] for groups in deviations.values() for trend in groups.values()] or [empty])
+    current = _fuse([groups["current"] for groups in deviations.values() if "current" in groups], len(at))
+    shared = {f"{kind}_{group}_z": empty for kind in COMPONENT_KINDS for group in OWN_GROUPS}
+    for component, groups in deviations.items():
+        shared.update({f"{component}_{group}_z": groups[group]["z"] for group in groups if group in OWN_GROUPS})
+    shared.update({f"current_{name}": current[name] for name in _TREND})
+    shared.update(_ranked("gate_z", gate_z))
+    shared.update({f"hoist_{hoist}": np.full(len(at), float(history.hoist_type == hoist)) for hoist in HOIST_TYPES})
+
+    parts = []
+    for component in history.components:
+        groups = deviations[component]
+        own = {group: groups.get(group) or _fuse([], len(at)) for group in OWN_GROUPS}
+        columns = dict(shared)
+        columns.update({f"{group}_{name}": own[group][name] for group in OWN_GROUPS for name in _TREND})
+        columns.update(_ranked("own_z", np.vstack([own[group]["z"] for group in OWN_GROUPS])))
+        for name in ("dev", "dev_7d", "slope_7d", "slope_14d", "slope_30d"):
+            columns[f"vibration_{name}"] = np.where(
+                np.isnan(own["velocity"][name]), own["acceleration"][name], own["velocity"][name]
+            )
+        columns.update(view.levels(component))
+        columns.update(view.context(component))
+        kind = component if component in COMPONENT_KINDS else "other"
+        columns.update({f"is_{name}": np.full(len(at), float(name == kind)) for name in (*COMPONENT_KINDS, "other")})
+        frame = pd.DataFrame({name: columns[name] for name in FEATURES})
+        frame.insert(0, "gate_id", history.gate_id)
+        frame.insert(1, "component", component)
+        frame.insert(2, "as_of", pd.Series(at.astype("datetime64[ms]")).dt.tz_localize("UTC"))
+        frame.insert(3, "reason", view.reasons(component))
+        frame.insert(4, "hoist_type", history.hoist_type)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
+
+
+def cycle_state(
+    maintenance: pd.DataFrame, component: str, record_start_ms: int, at_ms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """When the component's present cycle started, and whether it is out of order, as of each instant.
+
+    A component is as new from the end of a repair or replacement of it (or of the whole gate). As of T only an end before
+    T is known; a repair whose end is not is under way for 7 days and counts as ended then. After a failure the component
+    is out of order until a repair starts; where none does for 30 days, it is taken as mended one day after the failure.
+
+    Parameters
+    ----------
+    maintenance : DataFrame
+        As in `GateHistory`.
+    component : str
+    record_start_ms : int
+        Where no repair came before, the cycle starts with the record.
+    at_ms : array of int64, sorted
+
+    Returns
+    -------
+    start_ms : array of int64
+    out_of_order : array of bool
+    """
+    own = maintenance[maintenance["component"].isin(["", component])]
+    mended = own[own["kind"].isin(["repair", "replacement"])]
+    start_ms = np.full(len(at_ms), record_start_ms, dtype=np.int64)
+    out_of_order = np.zeros(len(at_ms), dtype=bool)
+    repair_starts = _ms_column(mended["started_at"])
+    ends = np.where(mended["ended_at"].isna(), np.iinfo(np.int64).max, _ms_column(mended["ended_at"]))
+    for repair_ms, end_ms in zip(repair_starts, ends, strict=True):
+        under_way = (repair_ms < at_ms) & (end_ms >= at_ms)
+        overdue_ms = repair_ms + OPEN_REPAIR_DAYS * DAY_MS
+        out_of_order |= under_way & (at_ms <= overdue_ms)
+        start_ms = np.where(end_ms < at_ms, np.maximum(start_ms, end_ms), start_ms)
+        start_ms = np.where(under_way & (at_ms > overdue_ms), np.maximum(start_ms, overdue_ms), start_ms)
+    for failed_ms in _ms_column(own.loc[own["kind"] == "failure", "started_at"]):
+        following = repair_starts[repair_starts >= failed_ms]
+        waiting = (failed_ms < at_ms) & (at_ms <= (following.min() if len(following) else np.iinfo(np.int64).max))
+        given_up = at_ms > failed_ms + WITHOUT_REPAIR_DAYS * DAY_MS
+        out_of_order |= waiting & ~given_up
+        start_ms = np.where(waiting & given_up, np.maximum(start_ms, failed_ms + DAY_MS), start_ms)
+    return start_ms, out_of_order
+
+
+def _ms_column(instants: pd.Series) -> np.ndarray:
+    return instants.to_numpy(dtype="datetime64[ms]").astype(np.int64)
+
+
+def _to_ms(instant: datetime) -> int:
+    return round(instant.timestamp() * 1000)
+
+
+def _midnights(rests: pd.DataFrame) -> list[datetime]:
+    days = rests["day_ms"].to_numpy()
+    return [pd.Timestamp(ms, unit="ms", tz="UTC") for ms in range(int(days.min()), int(days.max()) + 2 * DAY_MS, DAY_MS)]
+
+
+class _GateView:
+    """One gate's history on a grid of days, from `origin` (31 days before the first as_of) to the last as_of."""
+
+    def __init__(self, history: GateHistory, at: np.ndarray) -> None:
+        self.history = history
+        self.at = at
+        started = history.operations["started_ms"].to_numpy() if len(history.operations) else np.empty(0, np.int64)
+        known = started < at[-1]
+        self.operations = history.operations[known].reset_index(drop=True)
+        self.started = started[known]
+        self.origin = int(at[0]) - (max(_WINDOWS) + 1) * DAY_MS
+        self.n_days = int((at[-1] - self.origin) // DAY_MS)
+        self.day = (self.started - self.origin) // DAY_MS
+        self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
+        rests = history.rests
+        self.rest_days = rests["day_ms"].to_numpy() if len(rests) else np.empty(0, np.int64)
+        self.first_day_ms = int(self.rest_days.min()) if len(rests) else int(at[-1])
+        rest_day = (self.rest_days - self.origin) // DAY_MS
+        on_grid = (rest_day >= 0) & (rest_day < self.n_days)
+        reported = np.zeros(self.n_days)
+        reported[rest_day[on_grid]] = 1.0
+        self.coverage_7d = _window(reported, 7, np.mean)[at_days]
+        self.stale = np.concatenate([[0.0], reported])[at_days] == 0.0
+        newest = np.searchsorted(self.started, at, side="left") - 1
+        self.since_operation_d = np.where(
+            newest >= 0, (at - self.started[np.maximum(newest, 0)]) / DAY_MS if len(self.started) else np.inf, np.inf
+        )
+
+    def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
+        """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
+        return cycle_state(self.history.maintenance, component, self.first_day_ms, self.at)
+
+    def reasons(self, component: str) -> np.ndarray:
+        """Why the component gets no forecast at each as_of; ``""`` where it gets one."""
+        start, down = self.cycles(component)
+        young = self.at - start < MIN_CYCLE_DAYS * DAY_MS
+        idle = self.since_operation_d > MAX_IDLE_DAYS
+        reasons = np.select([down, self.stale, young, idle], ["under_repair", "stale", "young", "idle"], default="")
+        return reasons.astype(object)
+
+    def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
+        """Per group of evidence the component has: the trend of its deviation at each as_of."""
+        channels: dict[str, list[str]] = {}
+        for name in self.operations.columns:
+            key = name.partition(":")[0]
+            group = _GROUP_OF.get(quantity_of(key), "")
+            if group and key.split(".")[0] == component and name.endswith((":median", ":max")):
+                channels.setdefault(group, []).append(name)
+        start, _ = self.cycles(component)
+        age_d = (self.at - start) / DAY_MS
+        fitted_at = np.searchsorted(_BASELINE_AGES, age_d, side="right") - 1
+        found = {
+            group: {name: np.full((len(names), len(self.at)), np.nan) for name in _TREND} for group, names in channels.items()
+        }
+        for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True)}):
+            wanted = (start == cycle_ms) & (fitted_at == fit)
+            until = cycle_ms + (max(_BASELINE_AGES[fit], 1)) * DAY_MS
+            in_cycle = self.started >= cycle_ms
+            in_baseline = in_cycle & (self.started < min(until, int(self.at[wanted].max())))
+            for group, names in channels.items():
+                for row, name in enumerate(names):
+                    deviation, scatter = self._deviation(name, group, in_cycle, in_baseline)
+                    daily = self._daily_mean(deviation)
+                    for trend, series in _trend(daily, scatter).items():
+                        found[group][trend][row, wanted] = series[self.columns[wanted]]
+        return {group: _fuse_rows(trends) for group, trends in found.items()}
+
+    def _deviation(self, name: str, group: str, in_cycle: np.ndarray, in_baseline: np.ndarray) -> tuple[np.ndarray, float]:
+        """What each operation of the cycle shows beyond what the baseline explains, and the baseline's own scatter."""
+        ops = self.operations
+        value = ops[name].to_numpy(dtype=float)
+        load = _filled(ops["load"].to_numpy(dtype=float), in_baseline)
+        if group == "temperature":
+            ambient = ops["ambient_temperature"].to_numpy(dtype=float)
+            base = np.where(np.isnan(ambient), ops[name.replace(":max", ":start")].to_numpy(dtype=float), ambient)
+            heat = 1.0 - np.exp(-ops["minutes"].to_numpy(dtype=float) / 20.0)
+            since_min = np.diff(self.started, prepend=self.started[:1] - DAY_MS) / 60_000.0
+            warm = np.concatenate([[0.0], heat[:-1]]) * np.exp(-since_min / 60.0)
+            target = value - base
+            explained_by = [heat, heat * load, heat * load**2, warm, base]
+        else:
+            target = np.log(np.maximum(value, 1e-6))
+            head = _filled(ops["head"].to_numpy(dtype=float), in_baseline)
+            opening = _filled(ops["opening"].to_numpy(dtype=float), in_baseline)
+            explained_by = [load, opening, head]
+        fit_on = in_baseline & np.isfinite(target)
+        predicted, scatter = _ridge(np.column_stack(explained_by), target, fit_on)
+        n = fit_on.sum()
+        prior = _PRIOR_SCATTER[group]
+        scatter = float(np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS)))
+        return np.where(in_cycle & (n > 0), target - predicted, np.nan), scatter
+
+    def _daily_mean(self, per_operation: np.ndarray) -> np.ndarray:
+        use = np.isfinite(per_operation) & (self.day >= 0)
+        day = self.day[use].astype(int)
+        total = np.bincount(day, weights=per_operation[use], minlength=self.n_days)
+        count = np.bincount(day, minlength=self.n_days)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def levels(self, component: str) -> dict[str, np.ndarray]:
+        """Absolute level of the last days: vibration velocity (mm/s) and temperature while moving (degC)."""
+        wanted = {"vibration_level_mm_s": "velocity_rms:median", "temperature_level_c": "temperature:max"}
+        levels = {}
+        for feature, ending in wanted.items():
+            names = [n for n in self.operations.columns if n.split(".")[0] == component and n.endswith(f".{ending}")]
+            daily = [_remembered(self._daily_mean(self.operations[name].to_numpy(dtype=float))) for name in names]
+            levels[feature] = _nan_max(np.vstack(daily) if daily else np.full((1, self.n_days + 1), np.nan))
+            levels[feature] = levels[feature][self.columns]
+        return levels
+
+    def context(self, component: str) -> dict[str, np.ndarray]:
+        """How the gate was used, how old the cycle is and how much of the week was reported."""
+        ops = self.operations
+        start, _ = self.cycles(component)
+        cycle_days = (self.at - start) / DAY_MS
+        first, frozen = np.searchsorted(self.started, [start, np.minimum(self.at, start + BASELINE_DAYS * DAY_MS)])
+        use = self.day >= 0
+        day = self.day[use].astype(int)
+        count = np.bincount(day, minlength=self.n_days).astype(float)
+        minutes = np.bincount(day, weights=ops["minutes"].to_numpy(dtype=float)[use], minlength=self.n_days)
+        daily = {name: self._daily_mean(ops[name].to_numpy(dtype=float)) for name in ("load", "ambient_temperature", "head")}
+        columns = {
+            "load_7d": _window(daily["load"], 7, _nan_mean),
+            "operations_7d": _window(count, 7, np.sum),
+            "minutes_7d": _window(minutes, 7, np.sum),
+            "minutes_28d": _window(minutes, 28, np.sum),
+            "ambient_7d": _window(daily["ambient_temperature"], 7, _nan_mean),
+            "head_7d": _window(daily["head"], 7, _nan_mean),
+        }
+        out = {name: series[self.columns] for name, series in columns.items()}
+        out["cycle_days"] = np.minimum(cycle_days, 365.0)
+        out["baseline_operations"] = (frozen - first).astype(float)
+        out["days_since_operation"] = np.minimum(self.since_operation_d, 60.0)
+        out["coverage_7d"] = self.coverage_7d
+        return out
+
+
+def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
+    """Where a context value is missing, take the baseline's mean of it (0 when it is never given)."""
+    known = np.isfinite(values)
+    if not (known & in_baseline).any():
+        return np.zeros(len(values))
+    return np.where(known, values, values[known & in_baseline].mean())
+
+
+def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit `target` on standardised columns with a ridge that leaves the mean free; outliers are pulled in first.
+
+    Returns the prediction for every row and the robust scatter of the fitted ones.
+    """
+    if not fit_on.any():
+        return np.zeros(len(target)), 0.0
+    x, y = explained_by[fit_on], target[fit_on]
+    centre, width = x.mean(axis=0), x.std(axis=0)
+    width = np.where(width > 1e-9, width, np.inf)
+    middle = np.median(y)
+    reach = 4.0 * 1.4826 * np.median(np.abs(y - middle)) + 1e-9
+    y = np.clip(y, middle - reach, middle + reach)
+    x = (x - centre) / width
+    mean = y.mean()
+    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (y - mean))
+    # far outside what the baseline saw, a straight line is not believed: hold it at 3 standard deviations
+    predicted = mean + np.clip((explained_by - centre) / width, -3.0, 3.0) @ weights
+    scatter = 1.4826 * float(np.median(np.abs(y - (mean + x @ weights))))
+    return predicted, scatter
+
+
+def _trend(daily: np.ndarray, scatter: float) -> dict[str, np.ndarray]:
+    """Windows over a daily series; element t of each result uses days before t only (length: days + 1)."""
+    mean = {days: _window(daily, days, _nan_mean) for days in _WINDOWS}
+    newest = _remembered(daily)
+    return {
+        "dev": newest,
+        "dev_7d": mean[7],
+        "slope_7d": _slope(daily, 7),
+        "slope_14d": _slope(daily, 14),
+        "slope_30d": _slope(daily, 30),
+        "diff_3_14": newest - mean[14],
+        "diff_7_30": mean[7] - mean[30],
+        "z": newest / scatter,
+    }
+
+
+def _remembered(daily: np.ndarray) -> np.ndarray:
+    """Mean of the last 3 days; a gate that rests keeps its last one for 14 days."""
+    mean = _window(daily, 3, _nan_mean)
+    position = np.where(np.isfinite(mean), np.arange(len(mean)), -1)
+    last = np.maximum.accumulate(position)
+    fresh = (last >= 0) & (np.arange(len(mean)) - last <= _REMEMBER_DAYS)
+    return np.where(fresh, mean[np.maximum(last, 0)], np.nan)
+
+
+def _window(daily: np.ndarray, days: int, reduce: Callable[..., np.ndarray]) -> np.ndarray:
+    """`reduce` over the `days` days before each day boundary 0..n; days before the series are NaN (0 when counted)."""
+    fill = 0.0 if reduce in (np.sum, np.mean) else np.nan
+    padded = np.concatenate([np.full(days, fill), daily])
+    out: np.ndarray = reduce(np.lib.stride_tricks.sliding_window_view(padded, days), axis=1)
+    return out
+
+
+def _nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:
+    known = np.isfinite(windows)
+    count = known.sum(axis=axis)
+    total = np.where(known, windows, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _nan_max(rows: np.ndarray) -> np.ndarray:
+    known = np.isfinite(rows)
+    greatest = np.where(known, rows, -np.inf).max(axis=0)
+    return np.where(known.any(axis=0), greatest, np.nan)
+
+
+def _slope(daily: np.ndarray, days: int) -> np.ndarray:
+    """Least-squares slope per day over a window, pulled to 0 when few days are known (as if 10 day² of level ground)."""
+    padded = np.concatenate([np.full(days, np.nan), daily])
+    y = np.lib.stride_tricks.sliding_window_view(padded, days)
+    known = np.isfinite(y)
+    n = np.maximum(known.sum(axis=1), 1)
+    x = np.arange(days, dtype=float)
+    mean_x = (known * x).sum(axis=1) / n
+    mean_y = np.where(known, y, 0.0).sum(axis=1) / n
+    dx = np.where(known, x - mean_x[:, None], 0.0)
+    dy = np.where(known, y - mean_y[:, None], 0.0)
+    slope = (dx * dy).sum(axis=1) / ((dx * dx).sum(axis=1) + 10.0)
+    return np.where(known.any(axis=1), slope, np.nan)
+
+
+def _fuse_rows(trends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: _nan_max(rows) for name, rows in trends.items()}
+
+
+def _fuse(groups: list[dict[str, np.ndarray]], n: int) -> dict[str, np.ndarray]:
+    """The strongest of several trends, name by name; NaN where there is none."""
+    if not groups:
+        return {name: np.full(n, np.nan) for name in _TREND}
+    return _fuse_rows({name: np.vstack([group[name] for group in groups]) for name in _TREND})
+
+
+def _ranked(prefix: str, z: np.ndarray) -> dict[str, np.ndarray]:
+    """The three greatest of several z, in falling order; NaN where there are fewer."""
+    filled = np.where(np.isfinite(z), z, -np.inf)
+    filled = np.vstack([filled, np.full((3, z.shape[1]), -np.inf)])
+    top = -np.sort(-filled, axis=0)[:3]
+    return {f"{prefix}_{rank + 1}": np.where(np.isinf(top[rank]), np.nan, top[rank]) for rank in range(3)}
