@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadInput
-from pipeline.readings import ID_PATTERN, QUANTITIES, Channel, ReadingError, find_conversion
+from pipeline.readings import ID_PATTERN, Channel, ReadingError, find_conversion
 
 FORMAT = "sluicewatch-dataset/1"
 
@@ -390,9 +390,3 @@ def _read_readings_file(file: Path) -> pd.DataFrame:
         raise DatasetError(f"{file.name}: columns {', '.join(wrong)} must hold numbers only")
     frame["ts"] = instants.astype("datetime64[ms, UTC]")
     return frame
-
-
-def quantity_of(column: str) -> str:
-    """The quantity a readings column measures, e.g. ``temperature`` for ``motor.winding.temperature``."""
-    quantity = column.rpartition(".")[2]
-    return quantity if quantity in QUANTITIES else ""

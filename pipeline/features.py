@@ -15,8 +15,9 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from pipeline.dataset import Dataset, quantity_of
-from pipeline.operations import DAY_MS, segment
+from pipeline.dataset import Dataset
+from pipeline.operations import segment
+from pipeline.readings import DAY_MS, quantity_of
 
 COMPONENT_KINDS = ("motor", "gearbox", "brake", "leaf", "screw", "drum", "hydraulic")
 HOIST_TYPES = ("winch", "screw", "hydraulic")

@@ -20,12 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from pipeline.errors import BadInput
-from pipeline.readings import Channel, find_quantity
+from pipeline.readings import DAY_MS, Channel, find_quantity
 
 SLOTS = 16
 """Channels in one wide row."""
-
-DAY_MS = 86_400_000
 
 metadata = sa.MetaData()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

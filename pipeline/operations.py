@@ -15,9 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.dataset import quantity_of
-
-DAY_MS = 86_400_000
+from pipeline.readings import DAY_MS, quantity_of
 
 GAP_MS = 20 * 60_000
 """Two samples that show movement, further apart than this, belong to two operations."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from pipeline.errors import BadInput
 
+DAY_MS = 86_400_000
+
 STANDARD_GRAVITY_M_S2 = 9.80665
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
@@ -168,6 +170,12 @@ def check_range(quantity: str, value: float) -> float:
     if not known.low <= value <= known.high:
         raise ReadingError("out_of_range", f"{quantity} must lie in {known.low:g}..{known.high:g} {known.unit}; got {value:g}")
     return value
+
+
+def quantity_of(column: str) -> str:
+    """The quantity a channel key names, ``""`` when unknown: ``temperature`` for ``motor.winding.temperature``."""
+    quantity = column.rpartition(".")[2]
+    return quantity if quantity in QUANTITIES else ""
 
 
 @dataclass(frozen=True, slots=True)
