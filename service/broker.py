@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -74,6 +75,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    """Whether something listens on this loopback port."""
+    with socket.socket() as client:
+        client.settimeout(1.0)
+        return client.connect_ex((HOST, port)) == 0
+
+
 def mosquitto_path() -> str | None:
     """Return where Mosquitto is on this machine; Debian keeps it in a folder that is not on an ordinary user's PATH."""
     return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
@@ -124,7 +132,7 @@ class Broker:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(self.port):
+        while not answers(self.port):
             if not self.running or time.monotonic() > deadline:
                 self.kill()
                 lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
@@ -147,9 +155,7 @@ class Broker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
 
     def _command(self) -> list[str]:
@@ -181,21 +187,17 @@ def start_broker(folder: Path, port: int | None = None, kind: Kind | None = None
     """
     if kind is None:
         kind = "mosquitto" if mosquitto_path() else "amqtt"
+    if kind == "amqtt" and find_spec("amqtt") is None:
+        raise BrokerError("broker: neither Mosquitto nor amqtt is here; apt-get install mosquitto, or pip install amqtt")
     if port is None:
         port = free_port()
-    elif _answers(port):
+    elif answers(port):
         raise BrokerError(f"broker: port {port} on {HOST} is in use by another program; choose a free one")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     broker = Broker(kind, folder, port)
     broker.start()
     return broker
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1.0)
-        return client.connect_ex((HOST, port)) == 0
 
 
 async def _serve_amqtt(port: int) -> None:

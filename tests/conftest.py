@@ -42,11 +42,15 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def mosquitto_program() -> str:
+    """Where Mosquitto is."""
+    return mosquitto_path() or missing("Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
+
+
 @pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Broker]:
+def mosquitto(tmp_path: Path, mosquitto_program: str) -> Iterator[Broker]:
     """A Mosquitto of this test's own with our configuration: `.url`, `.stop()`, `.kill()`, `.start()`, `.restart()`."""
-    if mosquitto_path() is None:
-        missing("Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
     with start_broker(tmp_path / "mosquitto", kind="mosquitto") as broker:
         yield broker
 
@@ -71,9 +75,7 @@ def postgres_server() -> Iterator[str]:
         serve += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         log = folder / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                as_postgres(serve), cwd=folder, stdout=output, stderr=output, start_new_session=True
-            )
+            process = subprocess.Popen(as_postgres(serve), cwd=folder, stdout=output, stderr=output, start_new_session=True)
         address = f"postgresql://postgres@127.0.0.1:{port}"
         try:
             wait_for_postgres(address, process, log)

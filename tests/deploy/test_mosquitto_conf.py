@@ -1,0 +1,232 @@
+"""deploy/mosquitto.conf and its ACL, run for real with keys of the test's own: who gets in, and who may write what."""
+
+import getpass
+import socket
+import ssl
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from queue import Queue
+from typing import Self
+
+import paho.mqtt.client as mqtt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from service.broker import HOST, LIMITS, answers, free_port, tied
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ACCOUNTS = ("ingest-1", "deliver-1", "G1", "G2", "S1")  # two gates and the gateway of station S1 among them
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Mosquitto that runs the shipped files; every account's password is its own name."""
+
+    folder: Path
+    certificate_port: int
+    password_port: int
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"), free_port(), free_port())
+    authority = make_authority(site.folder)
+    issue(site.folder, authority, "server")
+    issue(site.folder, authority, "G1")
+    (site.folder / "passwd").touch(mode=0o600)
+    for account in ACCOUNTS:
+        subprocess.run(["mosquitto_passwd", "-b", str(site.folder / "passwd"), account, account], check=True)
+    text = (DEPLOY / "mosquitto.conf").read_text()
+    for shipped, ours in {
+        "/mosquitto/config/mosquitto.acl": f"{DEPLOY}/mosquitto.acl",
+        "/mosquitto/secrets": str(site.folder),
+        "/mosquitto/data": str(site.folder),
+        "listener 8883": f"listener {site.certificate_port} {HOST}",
+        "listener 8884": f"listener {site.password_port} {HOST}",
+    }.items():
+        assert shipped in text
+        text = text.replace(shipped, ours)
+    (site.folder / "mosquitto.conf").write_text(f"user {getpass.getuser()}\n{text}")
+    log = site.folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            tied([mosquitto_program, "-c", str(site.folder / "mosquitto.conf")]), stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + 10
+        while not (answers(site.certificate_port) and answers(site.password_port)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(log.read_text())
+            time.sleep(0.02)
+        yield site
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def make_authority(folder: Path) -> EllipticCurvePrivateKey:
+    key = generate_private_key(SECP256R1())
+    (folder / "ca.crt").write_bytes(certificate("test authority", key, key, authority=True))
+    return key
+
+
+def issue(folder: Path, authority: EllipticCurvePrivateKey, name: str) -> None:
+    key = generate_private_key(SECP256R1())
+    (folder / f"{name}.crt").write_bytes(certificate(name, key, authority, authority=False))
+    (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def certificate(name: str, key: EllipticCurvePrivateKey, signer: EllipticCurvePrivateKey, *, authority: bool) -> bytes:
+    now = datetime.now(UTC)
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+    )
+    return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+class Client:
+    """A connected MQTT 5 client (5, because only it is told of a refusal)."""
+
+    def __init__(self, site: Site, port: int, account: str = "", client_id: str = "", certificate: str = "") -> None:
+        self.answers: Queue[str] = Queue()
+        self.messages: Queue[mqtt.MQTTMessage] = Queue()
+        self.ended: Queue[str] = Queue()
+        self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+        if account:
+            self.mqtt.username_pw_set(account, account)
+        files = (str(site.folder / f"{certificate}.crt"), str(site.folder / f"{certificate}.key")) if certificate else ()
+        self.mqtt.tls_set(str(site.folder / "ca.crt"), *files)
+        self.mqtt.on_connect = lambda _client, _data, _flags, reason, _properties: self.answers.put(str(reason))
+        self.mqtt.on_publish = lambda _client, _data, _mid, reason, _properties: self.answers.put(str(reason))
+        self.mqtt.on_subscribe = lambda _client, _data, _mid, reasons, _properties: self.answers.put(str(reasons[0]))
+        self.mqtt.on_disconnect = lambda _client, _data, _flags, reason, _properties: self.ended.put(str(reason))
+        self.mqtt.on_message = lambda _client, _data, message: self.messages.put(message)
+        self.mqtt.connect(HOST, port)
+        self.mqtt.loop_start()
+        self.welcome = self.answers.get(timeout=10)
+
+    def may_write(self, topic: str) -> bool:
+        """Whether the broker takes a QoS 1 message for this topic."""
+        self.mqtt.publish(topic, b"{}", qos=1)
+        answer = self.answers.get(timeout=10)
+        assert answer in {"Success", "No matching subscribers", "Not authorized"}
+        return answer != "Not authorized"
+
+    def subscribe(self, topic: str) -> None:
+        self.mqtt.subscribe(topic, qos=1)
+        assert self.answers.get(timeout=10) == "Granted QoS 1"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.mqtt.disconnect()
+        self.mqtt.loop_stop()
+
+
+def test_the_site_and_the_demo_share_their_limits() -> None:
+    lines = [line.split(maxsplit=1) for line in (DEPLOY / "mosquitto.conf").read_text().splitlines()]
+    shipped = {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in LIMITS}
+
+    assert shipped == LIMITS
+
+
+@pytest.mark.broker
+def test_nobody_comes_in_without_an_account(site: Site) -> None:
+    with Client(site, site.password_port) as stranger:
+        assert stranger.welcome == "Not authorized"
+
+
+@pytest.mark.broker
+def test_the_certificate_port_refuses_a_password_alone(site: Site) -> None:
+    context = ssl.create_default_context(cafile=str(site.folder / "ca.crt"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 tells of the missing certificate only after the handshake
+
+    with (
+        socket.create_connection((HOST, site.certificate_port), timeout=10) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)certificate.required|handshake.failure"),
+    ):
+        context.wrap_socket(plain, server_hostname=HOST)
+
+
+@pytest.mark.broker
+def test_tls_1_1_is_refused(site: Site) -> None:
+    context = ssl.create_default_context(cafile=str(site.folder / "ca.crt"))
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    with (
+        socket.create_connection((HOST, site.password_port), timeout=10) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"),
+    ):
+        context.wrap_socket(plain, server_hostname=HOST)
+
+
+@pytest.mark.broker
+def test_a_gate_is_who_its_certificate_says(site: Site) -> None:
+    with Client(site, site.certificate_port, certificate="G1") as gate:
+        assert gate.may_write("sluicewatch/v1/S1/G1/motor/telemetry")
+        assert not gate.may_write("sluicewatch/v1/S1/G2/motor/telemetry")
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("account", "topic", "allowed"),
+    [
+        ("G1", "sluicewatch/v1/S1/G1/motor/telemetry", True),
+        ("G1", "sluicewatch/v1/S1/G1/motor/waveform", True),
+        ("G1", "sluicewatch/v1/S1/G1/status", True),
+        ("G1", "sluicewatch/v1/S1/G1/discovery", True),
+        ("G1", "sluicewatch/v1/S1/G2/motor/telemetry", False),
+        ("G1", "sluicewatch/v1/S1/G1/alert", False),
+        ("S1", "sluicewatch/v1/S1/G2/motor/telemetry", True),
+        ("S1", "sluicewatch/v1/S1/G2/status", True),
+        ("S1", "sluicewatch/v1/S2/G9/motor/telemetry", False),
+        ("S1", "sluicewatch/v1/S1/G2/alert", False),
+        ("ingest-1", "sluicewatch/v1/S1/G1/alert", False),
+        ("deliver-1", "sluicewatch/v1/S1/G1/alert", True),
+        ("deliver-1", "sluicewatch/v1/S1/G1/command", False),
+    ],
+)
+def test_an_account_writes_where_it_may_and_nowhere_else(site: Site, account: str, topic: str, allowed: bool) -> None:
+    with Client(site, site.password_port, account) as writer:
+        assert writer.may_write(topic) == allowed
+
+
+@pytest.mark.broker
+def test_a_message_for_another_gate_reaches_nobody(site: Site) -> None:
+    with Client(site, site.password_port, "ingest-1") as ingest, Client(site, site.password_port, "G1") as gate:
+        ingest.subscribe("sluicewatch/v1/#")
+        gate.may_write("sluicewatch/v1/S1/G2/motor/telemetry")
+        gate.may_write("sluicewatch/v1/S1/G1/motor/telemetry")
+
+        assert ingest.messages.get(timeout=10).topic == "sluicewatch/v1/S1/G1/motor/telemetry"
+
+
+@pytest.mark.broker
+def test_a_client_cannot_take_over_the_session_of_another(site: Site) -> None:
+    with Client(site, site.password_port, "G1") as gate, Client(site, site.password_port, "G2", client_id="G1") as thief:
+        assert thief.welcome == "Success"
+        assert gate.may_write("sluicewatch/v1/S1/G1/status")
+        assert gate.ended.empty()
