@@ -1,0 +1,142 @@
+"""The historian's hot path, against a dictionary; on SQLite and on PostgreSQL."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.engine import Engine
+
+from pipeline import historian
+from pipeline.errors import BadInput
+from pipeline.readings import DAY_MS, Channel
+from tests import oracles
+
+BASE_MS = 1_772_323_200_000
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path}/h.sqlite" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    engine = historian.connect(url)
+    with historian.writing(engine) as connection:
+        historian.metadata.create_all(connection)
+        connection.execute(sa.insert(historian.stations), {"station_id": "S1"})
+        connection.execute(sa.insert(historian.gates), [{"gate_id": g, "station_id": "S1"} for g in ("G1", "G2")])
+    yield engine
+    engine.dispose()
+
+
+def channel(name: str, component: str = "motor") -> Channel:
+    point, _, quantity = name.rpartition(".")
+    return Channel("G1", component, quantity, "1", point=point)
+
+
+def test_each_channel_gets_a_slot_of_its_own_and_keeps_it(engine: Engine) -> None:
+    wanted = [channel(f"p{n}.temperature") for n in range(20)] + [channel("temperature", "brake")]
+
+    with historian.writing(engine) as connection:
+        historian.declare_channels(connection, wanted[:5])
+        first = historian.load_slots(connection)
+        historian.declare_channels(connection, wanted)
+        slots = historian.load_slots(connection)
+
+    assert len({(s.series_id, s.slot) for s in slots.values()}) == 21
+    assert len({s.series_id for s in slots.values() if s.channel.component == "motor"}) == 2
+    assert {key: (s.series_id, s.slot) for key, s in first.items()} == {k: (slots[k].series_id, slots[k].slot) for k in first}
+    assert {s.channel.unit for s in slots.values()} == {"degC"}
+
+
+def test_merging_is_independent_of_order_and_repetition(engine: Engine) -> None:
+    names = ["velocity_rms", "winding.temperature", "current"]
+    with historian.writing(engine) as connection:
+        historian.declare_channels(connection, [channel(name) for name in names])
+        slots = historian.load_slots(connection, "G1")
+    series = next(iter(slots.values())).series_id
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(names), st.floats(0, 100)), min_size=1, max_size=30))
+    def check(drawn: list[tuple[int, str, float]]) -> None:
+        expected = oracles.merged([(BASE_MS + at, f"motor.{name}", value) for at, name, value in drawn])
+        with historian.writing(engine) as connection:
+            connection.execute(sa.delete(historian.readings))
+            for at, name, value in drawn:  # one row a call: a batch holds each (series, time) once
+                row: list[float | int | None] = [series, BASE_MS + at, *[None] * historian.SLOTS]
+                row[2 + slots[("G1", "motor", name)].slot] = value
+                historian.store_readings(connection, [tuple(row)])
+            frame = historian.read_gate(connection, "G1", BASE_MS, BASE_MS + 10)
+        found = {
+            (int(row["ts"].timestamp() * 1000), name): row[name]
+            for _, row in frame.iterrows()
+            for name in frame.columns.drop("ts")
+            if np.isfinite(row[name])
+        }
+        assert found == expected
+
+    check()
+
+
+def test_dirty_days_last_seen_and_tallies_move_forward_only(engine: Engine) -> None:
+    with historian.writing(engine) as connection:
+        historian.mark_dirty(connection, {("G1", BASE_MS), ("G1", BASE_MS + DAY_MS)})
+        historian.mark_dirty(connection, {("G1", BASE_MS)})
+        historian.mark_seen(connection, {"G1": BASE_MS + 5})
+        historian.mark_seen(connection, {"G1": BASE_MS + 3, "G2": BASE_MS + 1})
+        historian.tally(connection, "messages_stored", 3)
+        historian.tally(connection, "messages_stored", 4)
+
+    with engine.begin() as connection:
+        assert historian.load_dirty_days(connection, ["G1", "G2"], BASE_MS + DAY_MS) == {"G1": [BASE_MS]}
+        assert historian.data_clock(connection) == historian.from_ms(BASE_MS + 5)
+        assert historian.load_tallies(connection) == {"messages_stored": 7}
+
+
+def test_replacing_days_leaves_the_other_days_alone_and_cleans_them(engine: Engine) -> None:
+    def operation(day: int, hour: int) -> tuple[int, int, str]:
+        start = BASE_MS + day * DAY_MS + hour * 3_600_000
+        return (start, start + 60_000, f'{{"day": {day}}}')
+
+    with historian.writing(engine) as connection:
+        historian.mark_dirty(connection, {("G1", BASE_MS)})
+        historian.replace_days(
+            connection, "G1", [BASE_MS, BASE_MS + DAY_MS], [operation(0, 1), operation(1, 1)], [(BASE_MS, "{}")]
+        )
+        historian.replace_days(connection, "G1", [BASE_MS], [operation(0, 2), operation(0, 3)], [(BASE_MS, "{}")])
+
+        assert historian.load_operations(connection, "G1", 0, BASE_MS + 9 * DAY_MS) == [
+            operation(0, 2),
+            operation(0, 3),
+            operation(1, 1),
+        ]
+        assert historian.load_rests(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, "{}")]
+        assert historian.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}
+
+
+def test_quarantine_keeps_the_newest_and_cuts_long_payloads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(historian, "QUARANTINE_ROWS", 5)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    rows = [{"received_at": at, "topic": f"t{n}", "payload": b"x" * 9999, "reason": "not_json", "detail": ""} for n in range(8)]
+
+    with historian.writing(engine) as connection:
+        for row in rows:
+            historian.put_in_quarantine(connection, [row])
+        kept = historian.load_table(connection, historian.quarantine)
+
+    assert kept["topic"].tolist() == ["t3", "t4", "t5", "t6", "t7"]
+    assert {len(payload) for payload in kept["payload"]} == {4096}
+    assert kept["received_at"].iloc[0] == at
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "history.sqlite", "sqlite:///nowhere/at/all/h.sqlite"])
+def test_a_wrong_database_url_says_what_is_allowed(url: str) -> None:
+    with pytest.raises(BadInput, match="database:"):
+        historian.connect(url)
+
+
+def test_a_naive_time_is_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="aware"):
+        historian.UtcMillis().process_bind_param(datetime(2026, 1, 1), None)  # noqa: DTZ001 - the naive time is the point
