@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.dataset import Dataset
-from pipeline.operations import segment
+from pipeline.operations import CONTEXT, segment
 from pipeline.readings import DAY_MS, quantity_of
 
 COMPONENT_KINDS = ("motor", "gearbox", "brake", "leaf", "screw", "drum", "hydraulic")
@@ -92,6 +92,8 @@ OPEN_REPAIR_DAYS = 7
 
 WITHOUT_REPAIR_DAYS = 30
 """A failure with no repair on record for this long is taken as mended one day after it."""
+
+_ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
 # scatter expected of a healthy channel, and the worth of that expectation in operations
 _PRIOR_SCATTER = {"velocity": 0.12, "acceleration": 0.12, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
@@ -292,16 +294,18 @@ class _GateView:
     def __init__(self, history: GateHistory, at: np.ndarray) -> None:
         self.history = history
         self.at = at
-        started = history.operations["started_ms"].to_numpy() if len(history.operations) else np.empty(0, np.int64)
+        operations = history.operations
+        operations = operations.reindex(columns=[*operations.columns, *(c for c in _ALWAYS if c not in operations)])
+        started = operations["started_ms"].to_numpy(dtype=np.int64)
         known = started < at[-1]
-        self.operations = history.operations[known].reset_index(drop=True)
+        self.operations = operations[known].reset_index(drop=True)
         self.started = started[known]
         self.origin = int(at[0]) - (max(_WINDOWS) + 1) * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
         rests = history.rests
-        self.rest_days = rests["day_ms"].to_numpy() if len(rests) else np.empty(0, np.int64)
+        self.rest_days = rests["day_ms"].to_numpy(dtype=np.int64)
         self.first_day_ms = int(self.rest_days.min()) if len(rests) else int(at[-1])
         rest_day = (self.rest_days - self.origin) // DAY_MS
         on_grid = (rest_day >= 0) & (rest_day < self.n_days)

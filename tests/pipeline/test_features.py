@@ -1,0 +1,198 @@
+"""Features: what they must show on a gate whose wear is known, and what they must never know."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import features
+from pipeline.operations import segment
+from pipeline.readings import DAY_MS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+START_MS = int(START.timestamp() * 1000)
+DAYS = 80
+
+
+def midnight(day: int) -> datetime:
+    return START + timedelta(days=day)
+
+
+def gate_readings(*, worn_from: int = 10**6, days: int = DAYS, seed: int = 1) -> pd.DataFrame:
+    """Two operations a day of 10 minutes; motor vibration depends on load, temperature on load and ambient; wear adds
+    0.05 log mm/s and 0.5 K a day from `worn_from` on."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for day in range(days):
+        ambient = 20 + 8 * np.sin(2 * np.pi * day / 60)
+        wear = max(0, day - worn_from)
+        rows.append((START_MS + day * DAY_MS, 0.0, np.nan, 0.1, ambient, ambient))
+        for hour in (8, 16):
+            load = rng.uniform(0.4, 0.9)
+            for minute in range(10):
+                at = START_MS + day * DAY_MS + hour * 3_600_000 + minute * 60_000
+                velocity = 1.2 * (0.7 + 0.55 * load) * np.exp(0.05 * wear + 0.05 * rng.standard_normal())
+                heat = ambient + (40 * load + 0.5 * wear) * (1 - np.exp(-minute / 20)) + 0.3 * rng.standard_normal()
+                rows.append((at, 1.0, load, velocity, heat, ambient))
+    names = ["ts", "motor.moving", "motor.load", "motor.velocity_rms", "motor.winding.temperature", "station.ambient_temperature"]
+    frame = pd.DataFrame(rows, columns=names)
+    frame["ts"] = pd.Series(frame["ts"].to_numpy(dtype="int64").astype("datetime64[ms]")).dt.tz_localize("UTC")
+    return frame
+
+
+def maintenance(*records: tuple[str, str, datetime, datetime | None]) -> pd.DataFrame:
+    frame = pd.DataFrame(records, columns=["component", "kind", "started_at", "ended_at"])
+    for column in ("started_at", "ended_at"):
+        frame[column] = pd.to_datetime(frame[column], utc=True).astype("datetime64[ms, UTC]")
+    return frame
+
+
+def history(readings: pd.DataFrame, records: pd.DataFrame | None = None) -> features.GateHistory:
+    segmented = segment(readings)
+    return features.GateHistory(
+        "G1", ("gearbox", "motor"), "winch", segmented.operations, segmented.rests, maintenance() if records is None else records
+    )
+
+
+def motor(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["component"] == "motor"].set_index("as_of")
+
+
+def test_there_is_one_row_per_component_and_midnight_with_every_feature() -> None:
+    rows = features.build(history(gate_readings()), [midnight(day) for day in range(40, 50)])
+
+    assert len(rows) == 20
+    assert list(rows.columns) == ["gate_id", "component", "as_of", "reason", "hoist_type", *features.FEATURES]
+    assert set(rows["component"]) == {"gearbox", "motor"}
+    assert all(rows[name].dtype == np.float64 for name in features.FEATURES)
+    assert motor(rows)["is_motor"].eq(1.0).all()
+    assert motor(rows)["hoist_winch"].eq(1.0).all()
+
+
+def test_a_healthy_gate_does_not_deviate_whatever_the_load_and_the_season() -> None:
+    rows = motor(features.build(history(gate_readings()), [midnight(day) for day in range(35, DAYS)]))
+
+    assert rows["velocity_dev"].abs().max() < 0.1
+    assert rows["temperature_dev"].abs().max() < 2.0
+    assert (rows["reason"] == "").all()
+
+
+def test_wear_shows_as_log_ratio_and_kelvin_with_its_slope() -> None:
+    rows = motor(features.build(history(gate_readings(worn_from=45)), [midnight(75)]))
+
+    # days 72..74 are 27..29 days worn: 28 × 0.05; the windows are full of a ramp of 0.05 a day
+    assert rows["velocity_dev"].iloc[0] == pytest.approx(28 * 0.05, abs=0.08)
+    assert rows["velocity_slope_14d"].iloc[0] == pytest.approx(0.05, abs=0.01)
+    # at minute 9 an operation shows 36 % of the final heat: 28 × 0.5 × 0.36 K
+    assert rows["temperature_dev"].iloc[0] == pytest.approx(28 * 0.5 * (1 - np.exp(-9 / 20)), abs=1.5)
+    assert rows["velocity_z"].iloc[0] > 6
+    assert rows["gate_z_1"].iloc[0] == rows["own_z_1"].iloc[0]
+
+
+def test_a_row_knows_nothing_of_later_readings_and_records() -> None:
+    readings, at = gate_readings(worn_from=45), [midnight(day) for day in range(12, 61)]
+    records = maintenance(
+        ("motor", "failure", midnight(30) + timedelta(hours=3), None),
+        ("motor", "repair", midnight(31), midnight(33)),
+        ("", "repair", midnight(59) + timedelta(hours=5), midnight(64)),
+        ("motor", "failure", midnight(66), None),
+    )
+    cut = readings[readings["ts"] < pd.Timestamp(midnight(60))]
+    known = records[records["started_at"] < pd.Timestamp(midnight(60))].assign(
+        ended_at=lambda r: r["ended_at"].where(r["ended_at"] < pd.Timestamp(midnight(60)))
+    )
+
+    full = features.build(history(readings, records), at)
+    early = features.build(history(cut, known), at)
+
+    pd.testing.assert_frame_equal(full, early, rtol=0, atol=1e-9)
+
+
+def test_the_newest_row_alone_is_the_row_that_training_uses() -> None:
+    worn = history(gate_readings(worn_from=45), maintenance(("motor", "repair", midnight(20), midnight(21))))
+    every = features.build(worn, [midnight(day) for day in range(1, DAYS + 1)])
+
+    for day in (3, 11, 16, 22, 34, 40, 60, DAYS):
+        alone = features.build(worn, [midnight(day)])
+        among = every[every["as_of"] == pd.Timestamp(midnight(day))].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, among, rtol=0, atol=1e-9)
+
+
+def test_reasons_say_why_there_is_no_forecast() -> None:
+    readings = gate_readings()
+    at = readings["ts"]
+    readings = readings[~((at >= pd.Timestamp(midnight(50))) & (at < pd.Timestamp(midnight(53))))]
+    still = (readings["ts"] >= pd.Timestamp(midnight(60))) & (readings["ts"] < pd.Timestamp(midnight(70)))
+    readings = readings[~(still & (readings["motor.moving"] == 1.0))]
+    records = maintenance(
+        ("motor", "failure", midnight(25) + timedelta(hours=1), None), ("motor", "repair", midnight(27), midnight(28))
+    )
+
+    rows = features.build(history(readings, records), [midnight(day) for day in range(1, DAYS)])
+    reason = {part: rows[rows["component"] == part].set_index("as_of")["reason"] for part in ("motor", "gearbox")}
+
+    def on(part: str, day: int) -> str:
+        return str(reason[part][pd.Timestamp(midnight(day))])
+
+    assert [on("motor", day) for day in (5, 10, 25)] == ["young", "", ""]
+    assert [on("motor", day) for day in (26, 27, 28, 29, 37, 38)] == ["under_repair"] * 3 + ["young"] * 2 + [""]
+    assert {on("gearbox", day) for day in range(26, 39)} == {""}
+    assert [on("motor", day) for day in (50, 51, 53, 54)] == ["", "stale", "stale", ""]
+    assert [on("gearbox", day) for day in (66, 68, 70, 71)] == ["", "idle", "idle", ""]
+
+
+def state_on(records: pd.DataFrame, day: int) -> tuple[float, bool]:
+    start, down = features.cycle_state(records, "motor", START_MS, np.array([START_MS + day * DAY_MS]))
+    return (start[0] - START_MS) / DAY_MS, bool(down[0])
+
+
+def test_a_repair_without_an_end_counts_as_ended_after_a_week() -> None:
+    records = maintenance(("motor", "repair", midnight(5), None))
+
+    assert [state_on(records, day) for day in (5, 6, 12, 13)] == [(0, False), (0, True), (0, True), (12, False)]
+
+
+def test_a_failure_without_repair_is_taken_as_mended_after_a_month() -> None:
+    records = maintenance(("", "failure", midnight(5), None))
+
+    assert [state_on(records, day) for day in (5, 6, 35, 36)] == [(0, False), (0, True), (0, True), (6, False)]
+
+
+def test_another_components_repair_changes_nothing() -> None:
+    records = maintenance(("gearbox", "replacement", midnight(5), midnight(6)))
+
+    assert state_on(records, 30) == (0, False)
+
+
+def test_repairs_start_a_new_cycle_with_a_new_baseline() -> None:
+    readings = gate_readings(worn_from=20)
+    records = maintenance(("motor", "replacement", midnight(50), midnight(50) + timedelta(hours=2)))
+
+    rows = motor(features.build(history(readings, records), [midnight(49), midnight(62)]))
+
+    assert rows["velocity_dev"].iloc[0] > 1.0
+    assert abs(rows["velocity_dev"].iloc[1]) < 0.6
+
+
+def test_vibration_and_temperature_alone_are_enough() -> None:
+    bare = gate_readings(worn_from=45)[["ts", "motor.velocity_rms", "motor.winding.temperature"]]
+
+    row = motor(features.build(history(bare), [midnight(75)])).iloc[0]
+
+    assert row["reason"] == ""
+    assert row["velocity_dev"] == pytest.approx(28 * 0.05, abs=0.3)
+
+
+def test_only_midnights_are_allowed() -> None:
+    with pytest.raises(ValueError, match="midnight"):
+        features.build(history(gate_readings()), [midnight(40) + timedelta(hours=1)])
+
+
+def test_a_gate_without_readings_gives_stale_rows() -> None:
+    empty = replace(history(gate_readings()), operations=pd.DataFrame({"started_ms": []}), rests=pd.DataFrame({"day_ms": []}))
+
+    rows = features.build(empty, [midnight(3)])
+
+    assert rows["reason"].tolist() == ["stale", "stale"]
