@@ -279,7 +279,7 @@ DELIVERY = Actor("delivery", "system")
 
 def migrate(engine: Engine) -> None:
     """Bring the database to the newest schema; harmless when it is there already."""
-    config = _alembic_config()
+    config = alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
@@ -293,7 +293,7 @@ def check_schema(engine: Engine) -> None:
     BadInput
         It has not; the message says to run ``sluicewatch migrate``.
     """
-    head = alembic.script.ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    head = alembic.script.ScriptDirectory.from_config(alembic_config()).get_current_head()
     with engine.connect() as connection:
         found = alembic.runtime.migration.MigrationContext.configure(connection).get_current_revision()
     if found != head:
@@ -302,7 +302,7 @@ def check_schema(engine: Engine) -> None:
         )
 
 
-def _alembic_config() -> alembic.config.Config:
+def alembic_config() -> alembic.config.Config:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
