@@ -1,0 +1,41 @@
+# `make demo`, `make test` and `make check` are all anyone must know.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench lock
+BIN := .venv/bin
+# Two threads of one process on a busy machine take a thousand times longer to score than one.
+export OMP_NUM_THREADS := 1
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-8s%s\n' "$$name" "$$what"; done
+
+demo: .venv/runtime  ## a basin of simulated gates, all the way to a signed webhook; ARGS=--exit-when-delivered ends by itself
+	$(BIN)/sluicewatch demo $(ARGS)
+
+test: .venv/dev  ## all tests; ARGS="tests/service -k broker" for some
+	@tests/install-servers
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev  ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev  ## how fast it is on this machine
+	$(BIN)/sluicewatch bench $(ARGS)
+
+# Run on Python 3.11 by whoever raises a version in pyproject.toml; ARGS=--upgrade raises everything.
+LOCK := uv pip compile --quiet --extra demo --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header \
+	--annotation-style line
+lock:  ## remake the locked requirements (needs uv); ARGS=--upgrade takes newer versions
+	$(LOCK) $(ARGS) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(LOCK) $(ARGS) --group dev pyproject.toml requirements/build.in -c requirements/runtime.txt -o requirements/dev.txt
+
+# Stamps: what was installed, and when. The environment for development has everything the demo needs.
+.venv/runtime: requirements/runtime.txt requirements/install pyproject.toml
+	@requirements/install runtime
+	@touch $@
+
+.venv/dev: requirements/dev.txt requirements/install pyproject.toml
+	@requirements/install dev
+	@touch .venv/runtime $@
