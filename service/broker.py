@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
 
-# Why each: docs/decisions/broker-limits.md. deploy/mosquitto.conf has the same lines; a test compares them.
+# Why each: docs/decisions/0003-broker-limits.md. deploy/mosquitto.conf has the same lines; a test compares them.
 LIMITS = {
     "persistence": "true",
     "autosave_interval": "1",
@@ -57,7 +57,7 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
-class BrokerError(BadInput):
+class BrokerStartError(BadInput):
     """The broker could not be started: the port is taken, or neither broker is installed."""
 
 
@@ -136,7 +136,7 @@ class Broker:
             if not self.running or time.monotonic() > deadline:
                 self.kill()
                 lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-                raise BrokerError(f"broker: {self.kind} did not start on {HOST}:{self.port}: {lines[-1]}")
+                raise BrokerStartError(f"broker: {self.kind} did not start on {HOST}:{self.port}: {lines[-1]}")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -163,7 +163,7 @@ class Broker:
             return [sys.executable, "-m", "service.broker", str(self.port)]
         path = mosquitto_path()
         if path is None:
-            raise BrokerError("broker: Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
+            raise BrokerStartError("broker: Mosquitto is not on this machine (Debian: apt-get install mosquitto)")
         file = self.folder / "mosquitto.conf"
         file.write_text(configuration(self.port, self.folder))
         return [path, "-c", str(file)]
@@ -183,16 +183,16 @@ class Broker:
 def start_broker(folder: Path, port: int | None = None, kind: Kind | None = None) -> Broker:
     """Start a broker on `port` (else a free one) with its state in `folder`: of `kind`, else Mosquitto if it is there.
 
-    Call it from a thread that lives as long as the broker is needed. Raises BrokerError when the port is taken.
+    Call it from a thread that lives as long as the broker is needed. Raises BrokerStartError when the port is taken.
     """
     if kind is None:
         kind = "mosquitto" if mosquitto_path() else "amqtt"
     if kind == "amqtt" and find_spec("amqtt") is None:
-        raise BrokerError("broker: neither Mosquitto nor amqtt is here; apt-get install mosquitto, or pip install amqtt")
+        raise BrokerStartError("broker: neither Mosquitto nor amqtt is here; apt-get install mosquitto, or pip install amqtt")
     if port is None:
         port = free_port()
     elif answers(port):
-        raise BrokerError(f"broker: port {port} on {HOST} is in use by another program; choose a free one")
+        raise BrokerStartError(f"broker: port {port} on {HOST} is in use by another program; choose a free one")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     broker = Broker(kind, folder, port)
