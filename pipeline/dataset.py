@@ -171,8 +171,14 @@ def merge_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return merged.reset_index()[list(frame.columns)]
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | Path, *, need_readings: bool = True) -> Dataset:
     """Open a dataset folder and check its tables.
+
+    Parameters
+    ----------
+    path : str or Path
+    need_readings : bool
+        False where the tables are enough: a fleet can be registered before its first reading.
 
     Raises
     ------
@@ -187,7 +193,9 @@ def open_dataset(path: str | Path) -> Dataset:
     tables = {name: _read_table(folder, name, gaps) for name in TABLES}
     if not gaps:
         _check_tables(tables, gaps)
-    files = {} if gaps else _find_readings(folder, tables["gates"], gaps)
+    files = {} if gaps else _find_readings(folder, tables["gates"])
+    if not gaps and not files and need_readings:
+        gaps.append("readings/ holds no file of any gate in gates.csv; write readings/<gate_id>.parquet or .csv")
     if gaps:
         raise DatasetError("\n".join([f"{folder.name} is not a dataset that can be used:", *(f"  - {gap}" for gap in gaps)]))
     gate_ids = sorted(tables["gates"]["gate_id"])
@@ -346,7 +354,7 @@ def _check_tables(tables: dict[str, pd.DataFrame], gaps: list[str]) -> None:
         gaps.append(f"maintenance.csv line {line + 2}: ended_at lies before started_at")
 
 
-def _find_readings(folder: Path, gates: pd.DataFrame, gaps: list[str]) -> dict[str, Path]:
+def _find_readings(folder: Path, gates: pd.DataFrame) -> dict[str, Path]:
     files = {}
     for gate_id in gates["gate_id"]:
         for ending in ("parquet", "csv", "csv.gz"):
@@ -354,8 +362,6 @@ def _find_readings(folder: Path, gates: pd.DataFrame, gaps: list[str]) -> dict[s
             if file.is_file():
                 files[gate_id] = file
                 break
-    if not files:
-        gaps.append("readings/ holds no file of any gate in gates.csv; write readings/<gate_id>.parquet or .csv")
     return files
 
 
