@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from pipeline.errors import BadInput
-from pipeline.readings import DAY_MS, Channel, find_quantity
+from pipeline.readings import DAY_MS, Channel, find_conversion
 
 SLOTS = 16
 """Channels in one wide row."""
@@ -261,10 +261,13 @@ def load_slots(connection: Connection, gate_id: str | None = None) -> dict[tuple
 
 
 def declare_channels(connection: Connection, declared: Iterable[Channel]) -> None:
-    """Make the channels known, each with a slot of its own; a known one keeps its slot and takes the new details."""
+    """Make the channels known, each with a slot of its own; a known one keeps its slot and takes the new details.
+
+    `Channel.unit` is the unit in which values arrive where a message names none; what is stored is always canonical.
+    """
     by_gate: dict[str, list[Channel]] = {}
     for channel in declared:
-        find_quantity(channel.quantity)
+        find_conversion(channel.quantity, channel.unit)
         by_gate.setdefault(channel.gate_id, []).append(channel)
     last_series = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(channels.c.series_id), 0))) or 0
     for gate_id, wanted in by_gate.items():
@@ -276,7 +279,6 @@ def declare_channels(connection: Connection, declared: Iterable[Channel]) -> Non
         for channel in wanted:
             key = (gate_id, channel.component, channel.name)
             row = {name: getattr(channel, name) for name in Channel.__dataclass_fields__}
-            row["unit"] = find_quantity(channel.quantity).unit
             if key in known:
                 where = (channels.c.series_id == known[key].series_id) & (channels.c.slot == known[key].slot)
                 connection.execute(sa.update(channels).where(where).values(row))
@@ -296,13 +298,35 @@ WideRow = tuple[Any, ...]
 """``(series_id, ts_ms, v0, …, v15)`` with None where a channel was not measured."""
 
 
-def store_readings(connection: Connection, rows: Sequence[WideRow]) -> None:
+def store_readings(connection: Connection, rows: Sequence[WideRow]) -> int:
     """Write wide rows column by column: an empty cell is filled, of two different values the greater stays.
 
     Give each (series, time) at most once per call, sorted, which is also the fastest order for the clustered key.
+
+    Returns
+    -------
+    int
+        Conflicts: cells where a different value already stood.
     """
-    if rows:
-        connection.exec_driver_sql(_UPSERT[connection.dialect.name], list(rows))
+    if not rows:
+        return 0
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    insert = f"INSERT INTO readings ({_ROW}) VALUES ({', '.join([mark] * (SLOTS + 2))}) ON CONFLICT DO NOTHING"  # noqa: S608 - fixed words only
+    inserted = connection.execution_options(preserve_rowcount=True).exec_driver_sql(insert, list(rows))
+    if inserted.rowcount == len(rows):  # nearly always; looking up what stood there costs as much again
+        return 0
+    stored = stored_rows(connection, [row[:2] for row in rows])
+    changed = [row for row in rows if stored[row[:2]] != row]
+    if changed:
+        connection.exec_driver_sql(_UPSERT[connection.dialect.name], changed)
+    return sum(
+        new is not None and old is not None and new != old
+        for row in changed
+        for new, old in zip(row[2:], stored[row[:2]][2:], strict=True)
+    )
+
+
+_ROW = ", ".join(["series_id", "ts_ms", *(f"v{slot}" for slot in range(SLOTS))])
 
 
 def _upsert(greater: str, placeholder: str) -> str:
@@ -312,29 +336,30 @@ def _upsert(greater: str, placeholder: str) -> str:
     )
     values = ", ".join([placeholder] * (SLOTS + 2))
     return (
-        f"INSERT INTO readings (series_id, ts_ms, {', '.join(columns)}) VALUES ({values}) "  # noqa: S608 - fixed words only
+        f"INSERT INTO readings ({_ROW}) VALUES ({values}) "  # noqa: S608 - fixed words only
         f"ON CONFLICT (series_id, ts_ms) DO UPDATE SET {merged}"
     )
 
 
 _UPSERT = {"sqlite": _upsert("max", "?"), "postgresql": _upsert("greatest", "%s")}
 
+_KEYS_AT_ONCE = 4000  # two variables each; SQLite allows 32,766 in a statement
+
 
 def stored_rows(connection: Connection, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], WideRow]:
-    """Return the stored wide rows among `keys` (series_id, ts_ms); ingest counts repeats and conflicts with it."""
+    """Return the stored wide rows among `keys` (series_id, ts_ms)."""
+    mark = "(?, ?)" if connection.dialect.name == "sqlite" else "(%s, %s)"
+    columns = ", ".join(f"r.{name}" for name in _ROW.split(", "))
     found: dict[tuple[int, int], WideRow] = {}
-    columns = [readings.c.series_id, readings.c.ts_ms, *(readings.c[f"v{slot}"] for slot in range(SLOTS))]
-    by_series: dict[int, list[int]] = {}
-    for series_id, ts_ms in keys:
-        by_series.setdefault(series_id, []).append(ts_ms)
-    for series_id, instants in by_series.items():
-        query = sa.select(*columns).where(
-            readings.c.series_id == series_id, readings.c.ts_ms.between(min(instants), max(instants))
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[start : start + _KEYS_AT_ONCE]
+        # CROSS JOIN fixes SQLite's order: the keys outside, a search of the clustered key inside
+        query = (
+            f"WITH k (series_id, ts_ms) AS (VALUES {', '.join([mark] * len(some))}) SELECT {columns} "  # noqa: S608 - fixed words only
+            "FROM k CROSS JOIN readings r WHERE r.series_id = k.series_id AND r.ts_ms = k.ts_ms"
         )
-        wanted = set(instants)
-        for row in connection.execute(query):
-            if row.ts_ms in wanted:
-                found[(series_id, row.ts_ms)] = tuple(row)
+        for row in connection.exec_driver_sql(query, tuple(part for key in some for part in key)):
+            found[(row.series_id, row.ts_ms)] = tuple(row)
     return found
 
 

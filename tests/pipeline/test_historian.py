@@ -33,7 +33,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 def channel(name: str, component: str = "motor") -> Channel:
     point, _, quantity = name.rpartition(".")
-    return Channel("G1", component, quantity, "1", point=point)
+    return Channel("G1", component, quantity, {"temperature": "degF", "current": "mA"}.get(quantity, "m/s"), point=point)
 
 
 def test_each_channel_gets_a_slot_of_its_own_and_keeps_it(engine: Engine) -> None:
@@ -48,7 +48,7 @@ def test_each_channel_gets_a_slot_of_its_own_and_keeps_it(engine: Engine) -> Non
     assert len({(s.series_id, s.slot) for s in slots.values()}) == 21
     assert len({s.series_id for s in slots.values() if s.channel.component == "motor"}) == 2
     assert {key: (s.series_id, s.slot) for key, s in first.items()} == {k: (slots[k].series_id, slots[k].slot) for k in first}
-    assert {s.channel.unit for s in slots.values()} == {"degC"}
+    assert {s.channel.unit for s in slots.values()} == {"degF"}
 
 
 def test_merging_is_independent_of_order_and_repetition(engine: Engine) -> None:
@@ -78,6 +78,22 @@ def test_merging_is_independent_of_order_and_repetition(engine: Engine) -> None:
         assert found == expected
 
     check()
+
+
+def test_a_different_value_on_one_time_and_channel_is_counted_as_a_conflict(engine: Engine) -> None:
+    def row(at: int, *values: float | None) -> tuple[int | float | None, ...]:
+        return (7, BASE_MS + at, *values, *[None] * (historian.SLOTS - len(values)))
+
+    with historian.writing(engine) as connection:
+        counted = [
+            historian.store_readings(connection, [row(0, 1.0, 2.0), row(1, 1.0)]),
+            historian.store_readings(connection, [row(0, 1.0, 2.0), row(1, None, 5.0)]),  # a repeat and a filled cell
+            historian.store_readings(connection, [row(0, 9.0, 0.5), row(1, 1.0, 5.0)]),
+        ]
+        stored = historian.stored_rows(connection, [(7, BASE_MS), (7, BASE_MS + 1), (7, BASE_MS + 2)])
+
+    assert counted == [0, 0, 2]
+    assert {at: values[2:4] for (_, at), values in stored.items()} == {BASE_MS: (9.0, 2.0), BASE_MS + 1: (1.0, 5.0)}
 
 
 def test_dirty_days_last_seen_and_tallies_move_forward_only(engine: Engine) -> None:
