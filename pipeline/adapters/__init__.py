@@ -1,0 +1,57 @@
+"""From a device's dialect to readings: what every adapter takes and gives. No network, no database, no clock.
+
+An adapter is one module with ``FILTERS`` (what to subscribe to) and ``decode(message, fleet, now_ms) -> Decoded``. It
+never raises for what a device sent: the smallest part that is wrong (a value, a reading, else the message) is refused
+with a reason and a line of explanation, and what is good beside it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from pipeline.readings import Channel, Reading, ReadingError
+
+
+class Message(NamedTuple):
+    """One MQTT message as it came; `retained` means that the broker had kept it, so it may be old."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A registered gate: the station it belongs to and the epoch milliseconds before which it cannot have spoken."""
+
+    gate_id: str
+    station_id: str
+    since_ms: int
+
+
+class Fleet(Protocol):
+    """What an adapter may ask about what has been declared."""
+
+    def gate(self, gate_id: str) -> Gate | None:
+        """Return the registered gate, or None."""
+
+    def units(self, gate_id: str, component: str) -> Mapping[str, str]:
+        """Return the declared unit of each channel of the component, by the channel's name within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What one message held.
+
+    `readings` are in canonical units. `channels` are those among them that were not declared before, each with the unit
+    it came in. `refusals` tell what could not be used and why. `seen` are event times, in epoch milliseconds, at which a
+    gate said that it is alive without measuring anything. `ours` is false for a message that nobody meant for us.
+    """
+
+    readings: Sequence[Reading] = ()
+    channels: Sequence[Channel] = ()
+    refusals: Sequence[ReadingError] = ()
+    seen: Mapping[str, int] = field(default_factory=dict)
+    ours: bool = True

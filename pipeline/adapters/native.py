@@ -1,0 +1,296 @@
+"""The native dialect: JSON on ``sluicewatch/v1/<station>/<gate>/…``. No network, no database, no clock.
+
+Telemetry comes on ``…/<component>/telemetry`` as one reading ``{"t", "values", "units"}`` or as ``{"readings": [ … ]}``, a
+gate's status on ``…/status``. A clean message takes the fast way, which only has to notice that something is wrong;
+any other is examined part by part, so that its refusal lists every gap at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pipeline.adapters import Decoded, Fleet, Gate, Message
+from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, check_range, find_conversion, find_quantity, split_name
+
+FILTERS = ("sluicewatch/v1/#",)
+TELEMETRY_BYTES = 65_536
+STATUS_BYTES = 4_096
+FUTURE_MS = 5 * 60_000
+"""A reading this far ahead of us is still believed: clocks differ."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_HOUR_MS = 3_600_000
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _OneReading(msgspec.Struct, gc=False):
+    t: Instant
+    values: dict[str, float]
+    units: dict[str, str] = {}
+
+
+class _Telemetry(msgspec.Struct, gc=False):
+    t: Instant | None = None
+    values: dict[str, float] | None = None
+    units: dict[str, str] | None = None
+    readings: list[_OneReading] | None = None
+
+
+class _Status(msgspec.Struct):
+    status: Literal["online", "offline"]
+    t: Instant | None = None
+
+
+_telemetry = msgspec.json.Decoder(_Telemetry)
+_status = msgspec.json.Decoder(_Status)
+
+
+def decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
+    """Return what a message of the native dialect holds.
+
+    Parameters
+    ----------
+    message : Message
+    fleet : Fleet
+        The registered gates and declared units.
+    now_ms : int
+        The present, in epoch milliseconds.
+
+    Returns
+    -------
+    Decoded
+        Readings in the order of the message. Reasons of refusals: ``wrong_topic``, ``oversize``, ``unknown_gate``,
+        ``identity_mismatch``, ``retained``, ``not_json``, ``wrong_shape``, ``clock_fault``, ``unknown_quantity``,
+        ``unit_missing``, ``wrong_unit``, ``not_finite``, ``out_of_range``.
+    """
+    try:
+        return _decode(message, fleet, now_ms)
+    except ReadingError as refusal:
+        return Decoded(refusals=(refusal,))
+
+
+def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
+    match message.topic.split("/"):
+        case ["sluicewatch", "v1", station_id, gate_id, component, "telemetry"]:
+            kind, limit = "telemetry", TELEMETRY_BYTES
+        case ["sluicewatch", "v1", station_id, gate_id, "status"]:
+            kind, limit, component = "status", STATUS_BYTES, ""
+        case ["sluicewatch", "v1", _, _, "alert"]:
+            return Decoded(ours=False)  # our own word, which the broker sends back to us
+        case _:
+            raise ReadingError(
+                "wrong_topic",
+                "topic must be sluicewatch/v1/<station>/<gate>/<component>/telemetry or sluicewatch/v1/<station>/<gate>/status; "
+                f"got {message.topic!r}",
+            )
+    if len(message.payload) > limit:
+        raise ReadingError("oversize", f"a {kind} message may have {limit} bytes; got more")
+    gate = fleet.gate(gate_id)
+    if gate is None:
+        raise ReadingError("unknown_gate", f"gate {gate_id!r} is not registered; import or register it first")
+    if gate.station_id != station_id:
+        raise ReadingError(
+            "identity_mismatch", f"gate {gate_id!r} belongs to station {gate.station_id!r}; the topic says {station_id!r}"
+        )
+    if kind == "status":
+        return _decode_status(message.payload, gate, now_ms)
+    if message.retained:
+        raise ReadingError("retained", "telemetry must be published without the retain flag: a kept copy looks fresh")
+    declared = fleet.units(gate_id, component)
+    if not declared and not ID_PATTERN.match(component):
+        raise ReadingError("wrong_topic", f"a component's name must match [A-Za-z0-9_-]{{1,128}}; got {component!r}")
+    clean = _read_clean(message.payload, gate, component, declared, now_ms)
+    return clean or _examine(_load_json(message.payload), gate, component, declared, now_ms)
+
+
+def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[str, str], now_ms: int) -> Decoded | None:
+    """Decode a message in which everything is right; return None for any other."""
+    try:
+        telemetry = _telemetry.decode(payload)
+        items: Iterable[_OneReading | _Telemetry] | None = telemetry.readings
+        if items is None:
+            items = (telemetry,)
+        elif telemetry.t is not None or telemetry.values is not None or telemetry.units is not None:
+            return None
+        gate_id = gate.gate_id
+        earliest, latest = gate.since_ms, now_ms + FUTURE_MS
+        readings = []
+        new: dict[str, str] = {}
+        for item in items:
+            if item.t is None or not item.values:
+                return None
+            ts_ms = (item.t - _EPOCH) // _MILLISECOND
+            if not earliest <= ts_ms <= latest:
+                return None
+            units = item.units or {}
+            values = {}
+            for name, value in item.values.items():
+                if name in units:
+                    unit = units[name]
+                    if name not in declared:
+                        new.setdefault(name, unit)
+                else:
+                    unit = declared[name]
+                factor, offset, low, high = _rule(name, unit)
+                canonical = value * factor + offset
+                if not low <= canonical <= high:
+                    return None
+                values[name] = canonical
+            readings.append(Reading(gate_id, component, ts_ms, values))
+    except (msgspec.DecodeError, RecursionError, ReadingError, KeyError):
+        return None
+    return Decoded(readings, _channels(gate_id, component, new)) if readings else None
+
+
+def _channels(gate_id: str, component: str, units: Mapping[str, str]) -> list[Channel]:
+    channels = []
+    for name, unit in units.items():
+        point, quantity = split_name(name)
+        channels.append(Channel(gate_id, component, quantity, unit, point))
+    return channels
+
+
+@lru_cache(maxsize=8192)
+def _rule(name: str, unit: str) -> tuple[float, float, float, float]:
+    """Return factor and offset to the canonical unit, and the limits of the possible in it."""
+    _, quantity = split_name(name)
+    conversion = find_conversion(quantity, unit)
+    known = find_quantity(quantity)
+    return conversion.factor, conversion.offset, known.low, known.high
+
+
+def _load_json(payload: bytes) -> Any:
+    """Parse JSON, letting NaN and Infinity pass, so that the refusal can name the value."""
+    try:
+        return json.loads(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise ReadingError("not_json", f"the payload must be JSON in UTF-8; {error}") from None
+
+
+def _examine(document: Any, gate: Gate, component: str, declared: Mapping[str, str], now_ms: int) -> Decoded:
+    """Take a message apart that is not wholly right: keep each good value, name each gap."""
+    if not isinstance(document, dict):
+        raise ReadingError("wrong_shape", f"the payload must be a JSON object; got {_kind(document)}")
+    items = [document]
+    if document.get("readings") is not None:
+        items = document["readings"]
+        beside = [name for name in ("t", "values", "units") if document.get(name) is not None]
+        if beside:
+            raise ReadingError("wrong_shape", f"{', '.join(beside)}: belongs inside each of `readings`, not beside it")
+        if not isinstance(items, list) or not items:
+            raise ReadingError("wrong_shape", f"readings: must be a list of one or more; got {_kind(items)}")
+    readings: list[Reading] = []
+    refusals: list[ReadingError] = []
+    new: dict[str, str] = {}
+    for number, item in enumerate(items):
+        where = "" if item is document else f"readings[{number}]."
+        try:
+            ts_ms, units, values = _parts(item, gate, now_ms)
+        except ReadingError as refusal:
+            refusals.append(ReadingError(refusal.reason, f"{where}{refusal}"))
+            continue
+        good = {}
+        for name, value in values.items():
+            try:
+                good[name] = _canonical(name, value, units, declared)
+            except ReadingError as refusal:
+                refusals.append(ReadingError(refusal.reason, f"{where}{refusal}"))
+            else:
+                if name not in declared:
+                    new.setdefault(name, units[name])
+        if good:
+            readings.append(Reading(gate.gate_id, component, ts_ms, good))
+    return Decoded(readings, _channels(gate.gate_id, component, new), refusals)
+
+
+def _parts(item: Any, gate: Gate, now_ms: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    if not isinstance(item, dict):
+        raise ReadingError("wrong_shape", f"a reading must be a JSON object; got {_kind(item)}")
+    units, values = item.get("units"), item.get("values")
+    if units is None:
+        units = {}
+    if not isinstance(units, dict):
+        raise ReadingError("wrong_shape", f"units: must be an object of names and units; got {_kind(units)}")
+    if not isinstance(values, dict) or not values:
+        raise ReadingError("wrong_shape", f"values: must be an object of one or more names and numbers; got {_kind(values)}")
+    return _instant_ms(item.get("t"), gate, now_ms), units, values
+
+
+def _instant_ms(text: Any, gate: Gate, now_ms: int) -> int:
+    try:
+        instant = msgspec.convert(text, Instant)
+    except msgspec.ValidationError:
+        raise ReadingError(
+            "wrong_shape", f"t: must be RFC 3339 with an offset, as 2026-03-01T08:15:00Z; got {_short(text)}"
+        ) from None
+    return _believable((instant - _EPOCH) // _MILLISECOND, gate, now_ms)
+
+
+def _believable(ts_ms: int, gate: Gate, now_ms: int) -> int:
+    """Return the instant unless it is a clock fault."""
+    if gate.since_ms <= ts_ms <= now_ms + FUTURE_MS:
+        return ts_ms
+    if ts_ms < gate.since_ms:
+        raise ReadingError("clock_fault", f"t: the gate began at {_utc(gate.since_ms)}; got {_utc(ts_ms)}")
+    ahead_h = (ts_ms - now_ms) / _HOUR_MS
+    named = " (8 h: local time of UTC+8 sent as if it were UTC?)" if abs(ahead_h - 8) <= 0.25 else ""
+    raise ReadingError(
+        "clock_fault", f"t: may be at most 5 min ahead of {_utc(now_ms)}; got {_utc(ts_ms)}, {ahead_h:.1f} h ahead{named}"
+    )
+
+
+def _canonical(name: str, value: Any, units: Mapping[str, Any], declared: Mapping[str, str]) -> float:
+    _, quantity = split_name(name)
+    known = find_quantity(quantity)
+    unit = units[name] if name in units else declared.get(name)
+    allowed = ", ".join(known.accepted)
+    if unit is None:
+        raise ReadingError("unit_missing", f"{name}: add its unit under `units` (allowed are {allowed}) or declare the channel")
+    if not isinstance(unit, str) or unit not in known.accepted:
+        raise ReadingError("wrong_unit", f"{name}: the unit must be one of {allowed}; got {_short(unit)}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReadingError("wrong_shape", f"{name}: must be a number; got {_short(value)}")
+    try:
+        number = find_conversion(quantity, unit).apply(float(value))
+    except OverflowError:
+        number = math.inf
+    try:
+        return check_range(quantity, number)
+    except ReadingError as refusal:
+        raise ReadingError(refusal.reason, f"{name}: {refusal}") from None
+
+
+def _decode_status(payload: bytes, gate: Gate, now_ms: int) -> Decoded:
+    """``{"status": "online" | "offline", "t"}``: an online gate is alive at `t`; a will, being old, carries none."""
+    try:
+        status = _status.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ReadingError("wrong_shape", f'a status must be {{"status": "online" or "offline", "t"}}; {error}') from None
+    if status.t is None or status.status == "offline":
+        return Decoded()
+    return Decoded(seen={gate.gate_id: _believable((status.t - _EPOCH) // _MILLISECOND, gate, now_ms)})
+
+
+def _utc(ts_ms: int) -> str:
+    within_calendar_ms = min(max(ts_ms, -62_135_596_800_000), 253_402_300_799_999)  # an offset may lead out of years 1..9999
+    return f"{_EPOCH + timedelta(milliseconds=within_calendar_ms):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "nothing"}.get(
+        type(value), "a number"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, dict | list) else _kind(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
