@@ -180,9 +180,7 @@ def label(
     mode = np.full(len(rows), "", dtype=object)
     at_risk = np.zeros(len(rows), dtype=bool)
     for (gate_id, component), places in _places(rows).items():
-        if gate_id not in observed_until:
-            raise LabelError(f"gate {gate_id!r} has no end of record: it has no readings")
-        end_ms = pd.Timestamp(observed_until[gate_id]).value // 1_000_000
+        end_ms = end_of_record_ms(observed_until, gate_id)
         unit = history.unit(gate_id, component)
         at = as_of_ms[places]
         index = unit.next_failure(at)
@@ -197,6 +195,13 @@ def label(
         at_risk[places] = (at < end_ms) & ~_inside(at, unit.down_ms)
     out = {"failure_d": failure_d, "free_d": free_d, "failure_mode": mode, "at_risk": at_risk}
     return pd.DataFrame(out, index=rows.index)
+
+
+def end_of_record_ms(observed_until: Mapping[str, datetime] | pd.Series, gate_id: str) -> int:
+    """Return the end of a gate's record in epoch milliseconds; LabelError where it has none."""
+    if gate_id not in observed_until:
+        raise LabelError(f"gate {gate_id!r} has no end of record: it has no readings")
+    return int(pd.Timestamp(observed_until[gate_id]).value // 1_000_000)
 
 
 def outcome(labels: pd.DataFrame, horizon_d: int) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import chi2
 
-from models.labels import FAR_MS, FloatArray, History, IntArray, epoch_ms
+from models.labels import FAR_MS, FloatArray, History, IntArray, end_of_record_ms, epoch_ms
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS
 
@@ -245,7 +245,7 @@ class Replay:
         )
         rows = rows.drop_duplicates(["gate_id", "component", "as_of_ms"], keep="last")
         for gate_id, frame in rows.sort_values(["gate_id", "component", "as_of_ms"]).groupby("gate_id", sort=True):
-            self._add_gate(str(gate_id), frame, pd.Timestamp(observed_until[str(gate_id)]).value // 1_000_000)
+            self._add_gate(str(gate_id), frame, end_of_record_ms(observed_until, str(gate_id)))
 
     def _add_gate(self, gate_id: str, frame: pd.DataFrame, until_ms: int) -> None:
         by_component = {str(name): rows for name, rows in frame.groupby("component", sort=True)}

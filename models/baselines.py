@@ -1,0 +1,96 @@
+"""What operators use today, as forecasts: a constant, zone limits, trend extrapolation, EWMA. No clock, no database.
+
+Their scores order the rows; all but the constant are no probabilities, and evaluation treats them so. Each takes the same
+feature rows as the model, is silent where the model is, and gets its threshold by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from models.forecast import COLUMNS
+from models.labels import HORIZON_DAYS, FloatArray
+
+ZONE_LIMIT_MM_S = 4.5
+"""Boundary of zones C and D for small machines (ISO 10816-1, class I; 7.1 in class II). Hoists run for minutes and lie
+outside the standard's scope, so the zone is indicative."""
+
+TREND_LIMIT = float(np.log(2.5))
+"""Deviation (log ratio to the own baseline) that trend extrapolation heads for: one zone, a factor of 2.5."""
+
+EWMA_SHARE = 0.2
+EWMA_LIMIT = 0.5
+NAMES = ("constant", "zone_limit", "trend", "ewma")
+
+
+def constant(rows: pd.DataFrame, per_day: float) -> pd.DataFrame:
+    """Forecast the same for everybody: the mean hazard per day of the gates learnt from."""
+    days = np.arange(1, HORIZON_DAYS + 1)
+    curve = -np.expm1(-per_day * days)
+    gates = rows[["gate_id", "as_of", "reason"]].assign(silent=rows["reason"].ne(""))
+    gates = gates.sort_values("silent").drop_duplicates(["gate_id", "as_of"]).assign(component="")
+    return _as_forecasts(gates, np.tile(curve, (len(gates), 1)), "constant")
+
+
+def zone_limit(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare the vibration velocity of the last days with the zone limit; 0.5 at the limit."""
+    level = rows["vibration_level_mm_s"].to_numpy(dtype=np.float64)
+    return _from_score(rows, level**2 / (level**2 + ZONE_LIMIT_MM_S**2), "zone_limit")
+
+
+def trend(rows: pd.DataFrame) -> pd.DataFrame:
+    """Extrapolate the deviation from the own baseline along its 14-day slope to a limit; 0.5 when that is 14 days off."""
+    deviation = rows["vibration_dev"].to_numpy(dtype=np.float64)
+    slope = rows["vibration_slope_14d"].to_numpy(dtype=np.float64)
+    days_left = np.maximum(TREND_LIMIT - deviation, 0.0) / np.maximum(slope, 1e-4)
+    return _from_score(rows, 14.0 / (14.0 + days_left), "trend")
+
+
+def ewma(rows: pd.DataFrame) -> pd.DataFrame:
+    """Smooth the deviation exponentially over the scored days of a component; 0.5 at a log ratio of 0.5."""
+    ordered = rows.sort_values(["gate_id", "component", "as_of"])
+    deviation = ordered["vibration_dev"].where(ordered["reason"] == "")
+    smooth = deviation.groupby([ordered["gate_id"], ordered["component"]]).transform(_smooth)
+    with np.errstate(over="ignore"):
+        score = 1 / (1 + np.exp(-(smooth.reindex(rows.index).to_numpy(dtype=np.float64) - EWMA_LIMIT) / 0.2))
+    return _from_score(rows, score, "ewma")
+
+
+SCORES: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"zone_limit": zone_limit, "trend": trend, "ewma": ewma}
+"""The baselines that need nothing but the rows."""
+
+
+def _smooth(deviation: pd.Series) -> pd.Series:
+    return deviation.ewm(alpha=EWMA_SHARE, ignore_na=True).mean()
+
+
+def _from_score(rows: pd.DataFrame, score: FloatArray, name: str) -> pd.DataFrame:
+    """Component rows from a score that stands in for p_14d, and gate rows with the highest of them."""
+    # a component without vibration has no score of its own: no evidence, not no verdict
+    score = np.clip(np.nan_to_num(score, nan=0.0), 0.0, 1 - 1e-9)
+    parts = rows[["gate_id", "component", "as_of", "reason"]].assign(score=score)
+    parts["silent"] = parts["reason"].ne("")
+    highest = parts.sort_values(["silent", "score"], ascending=[True, False])
+    gates = highest.drop_duplicates(["gate_id", "as_of"]).assign(component="")
+    everything = pd.concat([parts, gates], ignore_index=True)
+    days = np.arange(1, HORIZON_DAYS + 1)
+    curves = -np.expm1(np.log1p(-everything["score"].to_numpy())[:, None] * days / 14.0)
+    return _as_forecasts(everything, curves, name)
+
+
+def _as_forecasts(rows: pd.DataFrame, curves: FloatArray, name: str) -> pd.DataFrame:
+    scored = (rows["reason"] == "").to_numpy()
+    curves = np.where(scored[:, None], curves, np.nan)
+    out = rows[["gate_id", "component", "as_of", "reason"]].copy()
+    out["verdict"] = np.where(scored, "forecast", "no_verdict")
+    out["p_7d"], out["p_14d"], out["p_21d"] = curves[:, 6], curves[:, 13], curves[:, 20]
+    out["ttf_p10_d"] = out["ttf_p50_d"] = out["ttf_p90_d"] = np.nan
+    out["failure_mode"] = None
+    out["model_version"] = f"baseline:{name}"
+    held = np.empty(len(out), dtype=object)
+    held[:] = [curve if known else None for curve, known in zip(curves, scored, strict=True)]
+    out["curve"] = held
+    return out.sort_values(["gate_id", "as_of", "component"], ignore_index=True)[list(COLUMNS)]

@@ -1,0 +1,526 @@
+"""Forecast and Forecaster: the curve P(failure within 1..21 days) of every component and gate. No clock, no database.
+
+One gradient boosting model that takes the horizon as a feature (so its curve cannot cross itself) and a logistic
+regression on quantile-normal features are averaged in log-odds and then calibrated by two numbers. A gate fails when
+one of its components does, or suddenly, without a sign: its curve is put together from those.
+
+What is learnt is kept in scikit-learn and numpy objects and plain numbers only, so that a stored model does not depend
+on where this class lives.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import QuantileTransformer
+from threadpoolctl import threadpool_limits
+
+from models.labels import HORIZON_DAYS, FloatArray, History, IntArray, epoch_ms, label
+from pipeline.errors import BadInput
+from pipeline.readings import DAY_MS
+
+HORIZONS_D = (1, 3, 5, 7, 10, 14, 17, 21)
+"""Horizons the model learns; between them the hazard is taken as constant."""
+
+COLUMNS = (
+    "gate_id",
+    "component",
+    "as_of",
+    "verdict",
+    "reason",
+    "p_7d",
+    "p_14d",
+    "p_21d",
+    "ttf_p10_d",
+    "ttf_p50_d",
+    "ttf_p90_d",
+    "failure_mode",
+    "model_version",
+    "curve",
+)
+"""Columns of a forecast file, in order (DATASET.md)."""
+
+NEAR_D = 35
+"""Rows this close before a failure are all kept; the healthy ones are thinned and weighted by 1/share."""
+
+HEALTHY_ROWS = 40_000
+FEWEST_FAILURES = 3
+FEWEST_FAILURES_FOR_MODES = 20
+P_RANGE = (1e-6, 1 - 1e-6)
+
+
+class ForecastError(BadInput):
+    """Rows that cannot be learnt from or scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is fixed before learning."""
+
+    trees: int = 200
+    learning_rate: float = 0.06
+    leaves: int = 8
+    rows_per_leaf: int = 1200
+    l2: float = 20.0
+    share_of_features: float = 0.3
+    logistic_c: float = 0.01
+    healthy_rows: int = HEALTHY_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Forecaster:
+    """Turns rows of features into forecasts.
+
+    Attributes
+    ----------
+    features : names of the feature columns, in the order of the fitted parts
+    horizons_d : learnt horizons, the last one 21
+    parts : the fitted scikit-learn and numpy objects
+    slope, intercept : calibration of the log-odds
+    sudden_per_day : hazard of failures that no component row stands for
+    base_per_day : mean hazard of each component; stands in for a component without verdict in its gate's curve
+    modes : failure modes seen with each component, the most frequent first
+    version : name of the model, copied into every forecast
+    """
+
+    features: tuple[str, ...]
+    horizons_d: tuple[int, ...]
+    parts: Mapping[str, Any]
+    sudden_per_day: float
+    base_per_day: Mapping[str, float]
+    modes: Mapping[str, tuple[str, ...]]
+    slope: float = 1.0
+    intercept: float = 0.0
+    version: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the fitted parts, as plain values for a manifest."""
+        return {
+            "features": list(self.features),
+            "horizons_d": list(self.horizons_d),
+            "calibration": {"method": "platt", "slope": self.slope, "intercept": self.intercept},
+            "sudden_per_day": self.sudden_per_day,
+            "base_per_day": dict(self.base_per_day),
+            "modes": {component: list(modes) for component, modes in self.modes.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], parts: Mapping[str, Any], version: str) -> Forecaster:
+        """Rebuild from a manifest and the fitted parts."""
+        return cls(
+            features=tuple(values["features"]),
+            horizons_d=tuple(values["horizons_d"]),
+            parts=parts,
+            sudden_per_day=float(values["sudden_per_day"]),
+            base_per_day=dict(values["base_per_day"]),
+            modes={component: tuple(modes) for component, modes in values["modes"].items()},
+            slope=float(values["calibration"]["slope"]),
+            intercept=float(values["calibration"]["intercept"]),
+            version=version,
+        )
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Forecast for every row, and for every gate and day as a whole.
+
+        Parameters
+        ----------
+        rows : DataFrame, one row per (gate_id, component, as_of)
+            With ``reason`` (``""`` where the row can be scored) and the feature columns; more columns are ignored.
+
+        Returns
+        -------
+        DataFrame
+            The columns of a forecast file (`COLUMNS`), sorted by gate, day and component; the gate's own row has component
+            ``""``. ``curve`` holds float arrays of 21 values, None where there is no verdict.
+
+        Raises
+        ------
+        ForecastError
+            A feature column is missing.
+        """
+        return self.assemble(rows, self.log_odds(rows))
+
+    def log_odds(self, rows: pd.DataFrame) -> FloatArray:
+        """Return the log-odds before calibration, shape (rows, horizons); NaN for rows that cannot be scored."""
+        x = feature_matrix(rows, self.features)
+        scored = _can_be_scored(rows)
+        out = np.full((len(rows), len(self.horizons_d)), np.nan)
+        if scored.any():
+            with threadpool_limits(limits=1):
+                out[scored] = (self._trees(x[scored]) + self._logistic(x[scored])) / 2
+        return out
+
+    def _trees(self, x: FloatArray) -> FloatArray:
+        trees = self.parts["trees"]
+        asked = [trees.decision_function(np.column_stack([x, np.full(len(x), h)])) for h in self.horizons_d]
+        return np.column_stack(asked)
+
+    def _logistic(self, x: FloatArray) -> FloatArray:
+        weights = self.parts["logistic"]
+        base = _quantile_normal(x, self.parts) @ weights[:-2] + weights[-1]
+        return np.asarray(base[:, None] + weights[-2] * np.log(self.horizons_d)[None, :])
+
+    def assemble(self, rows: pd.DataFrame, log_odds: FloatArray) -> pd.DataFrame:
+        """Calibrate log-odds and put the forecasts of components and gates together; see `predict`."""
+        rows = rows[["gate_id", "component", "as_of", "reason", *self.features]]
+        scored = _can_be_scored(rows)
+        curves = np.full((len(rows), HORIZON_DAYS), np.nan)
+        curves[scored] = self._curves(log_odds[scored])
+        mode = np.full(len(rows), None, dtype=object)
+        mode[scored] = self._failure_modes(rows[scored])
+        base = np.array([self.base_per_day.get(component, 0.0) for component in rows["component"]])
+        components = pd.DataFrame(
+            {
+                "gate_id": rows["gate_id"].to_numpy(),
+                "component": rows["component"].to_numpy(),
+                "as_of": rows["as_of"].to_numpy(),
+                "reason": rows["reason"].fillna("").to_numpy(),
+            }
+        )
+        gates, gate_curves, gate_mode = self._gates(components, curves, mode, base)
+        out = pd.concat([components, gates], ignore_index=True)
+        out["as_of"] = pd.to_datetime(out["as_of"], utc=True).astype("datetime64[ms, UTC]")
+        return self._finish(out, np.vstack([curves, gate_curves]), np.concatenate([mode, gate_mode]))
+
+    def _curves(self, log_odds: FloatArray) -> FloatArray:
+        calibrated = self.intercept + self.slope * log_odds
+        p = np.clip(1 / (1 + np.exp(-np.clip(calibrated, -30, 30))), *P_RANGE)
+        hazard = np.maximum.accumulate(-np.log1p(-p), axis=1)
+        return np.asarray(-np.expm1(-hazard @ _interpolation(self.horizons_d)))
+
+    def _failure_modes(self, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+        known = {component: modes[0] for component, modes in self.modes.items() if modes}
+        out = rows["component"].map(known).astype(object)
+        out = out.where(out.notna(), None)
+        model = self.parts.get("modes")
+        chosen = out.to_numpy(copy=True)
+        if model is None or len(rows) == 0:
+            return chosen
+        z = _quantile_normal(feature_matrix(rows, self.features), self.parts)
+        shares = z @ model["weights"].T + model["intercepts"]
+        names = np.array(model["names"], dtype=object)
+        components = rows["component"].to_numpy()
+        for component, modes in self.modes.items():
+            allowed = np.isin(names, modes)
+            at = np.flatnonzero(components == component)
+            if allowed.any() and len(at):
+                chosen[at] = names[allowed][np.argmax(shares[np.ix_(at, allowed)], axis=1)]
+        return chosen
+
+    def _gates(
+        self, components: pd.DataFrame, curves: FloatArray, mode: npt.NDArray[np.object_], base_per_day: FloatArray
+    ) -> tuple[pd.DataFrame, FloatArray, npt.NDArray[np.object_]]:
+        keys = components.groupby(["gate_id", "as_of"], sort=True)
+        code = np.asarray(keys.ngroup(), dtype=np.int64)
+        gates = keys.size().index.to_frame(index=False)
+        scored = np.isfinite(curves[:, 0])
+        days = np.arange(1, HORIZON_DAYS + 1)
+        hazard = np.tile(self.sudden_per_day * days, (len(gates), 1))
+        np.add.at(hazard, code, np.where(scored[:, None], -np.log1p(-curves), base_per_day[:, None] * days))
+        highest = np.zeros_like(hazard)
+        np.maximum.at(highest, code[scored], curves[scored])
+        has_forecast = np.bincount(code, weights=scored, minlength=len(gates)) > 0
+        gate_curves = np.where(has_forecast[:, None], np.maximum(-np.expm1(-hazard), highest), np.nan)
+
+        gate_mode = np.full(len(gates), None, dtype=object)
+        p_14d = np.where(scored, curves[:, 13], -1.0)
+        order = np.lexsort((components["component"].astype(str).to_numpy(), -p_14d, code))
+        first = order[np.searchsorted(code[order], np.arange(len(gates)))]
+        gate_mode[has_forecast] = mode[first][has_forecast]
+        gates["component"] = ""
+        gates["reason"] = _commonest_reason(code, components["reason"].to_numpy(), scored, has_forecast)
+        return gates[["gate_id", "component", "as_of", "reason"]], gate_curves, gate_mode
+
+    def _finish(self, out: pd.DataFrame, curves: FloatArray, mode: npt.NDArray[np.object_]) -> pd.DataFrame:
+        scored = np.isfinite(curves[:, 0])
+        out["verdict"] = np.where(scored, "forecast", "no_verdict")
+        out["reason"] = np.where(scored, "", out["reason"])
+        out["p_7d"], out["p_14d"], out["p_21d"] = curves[:, 6], curves[:, 13], curves[:, 20]
+        for name, level in (("ttf_p10_d", 0.1), ("ttf_p50_d", 0.5), ("ttf_p90_d", 0.9)):
+            reached = np.nan_to_num(curves) >= level
+            out[name] = np.where(reached.any(axis=1), np.argmax(reached, axis=1) + 1.0, np.nan)
+        out["failure_mode"] = mode
+        out["model_version"] = self.version
+        held = np.empty(len(out), dtype=object)
+        held[:] = [curve if known else None for curve, known in zip(curves, scored, strict=True)]
+        out["curve"] = held
+        return out.sort_values(["gate_id", "as_of", "component"], ignore_index=True)[list(COLUMNS)]
+
+
+def feature_matrix(rows: pd.DataFrame, features: Sequence[str]) -> FloatArray:
+    """Return the feature columns as float64, shape (rows, features); what is not finite becomes NaN (unknown)."""
+    missing = [name for name in features if name not in rows]
+    if missing:
+        raise ForecastError(f"feature columns are missing: {', '.join(missing)}")
+    x = rows[list(features)].to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(x), x, np.nan)
+
+
+def _can_be_scored(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    return (rows["reason"].fillna("") == "").to_numpy(dtype=bool)
+
+
+def _commonest_reason(
+    code: IntArray,
+    reason: npt.NDArray[np.object_],
+    scored: npt.NDArray[np.bool_],
+    has_forecast: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.object_]:
+    out = np.full(len(has_forecast), "", dtype=object)
+    silent = ~scored & ~has_forecast[code]
+    counts = pd.DataFrame({"code": code[silent], "reason": reason[silent]}).value_counts().reset_index()
+    counts = counts.sort_values(["code", "count", "reason"], ascending=[True, False, True]).drop_duplicates("code")
+    out[counts["code"].to_numpy(dtype=int)] = counts["reason"].to_numpy()
+    return out
+
+
+def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
+    """Matrix that spreads cumulative hazards at the learnt horizons linearly over days 1..21."""
+    knots = np.array([0, *horizons_d])
+    days = np.arange(1, HORIZON_DAYS + 1)
+    return np.array([np.interp(days, knots, np.eye(len(knots))[i]) for i in range(1, len(knots))])
+
+
+def _quantile_normal(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
+    """Columns that vary, as normal scores clipped to +-3.5 (beyond what was seen nothing more is concluded)."""
+    filled = np.where(np.isnan(x), parts["typical"], x)[:, parts["varied"]]
+    return np.asarray(np.clip(parts["quantiles"].transform(filled), -3.5, 3.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """Rows to learn from: one per (component row, horizon)."""
+
+    place: IntArray
+    horizon_d: FloatArray
+    y: FloatArray
+    weight: FloatArray
+
+
+def fit(
+    rows: pd.DataFrame,
+    maintenance: pd.DataFrame | History,
+    observed_until: Mapping[str, datetime] | pd.Series,
+    *,
+    features: Sequence[str],
+    seed: int,
+    settings: Settings | None = None,
+) -> Forecaster:
+    """Learn from component rows and maintenance records; not calibrated yet.
+
+    Parameters
+    ----------
+    rows : DataFrame, one row per (gate_id, component, as_of), as `Forecaster.predict` takes them
+    maintenance : records of these gates
+    observed_until : mapping from gate_id to the end of that gate's record
+    features : feature columns to learn from
+
+    Raises
+    ------
+    ForecastError
+        Fewer than 3 component failures are in the rows.
+    """
+    settings = settings or Settings()
+    history = maintenance if isinstance(maintenance, History) else History(maintenance)
+    rows = rows.reset_index(drop=True)
+    labels = label(rows, history, observed_until)
+    usable = _can_be_scored(rows) & labels["at_risk"].to_numpy()
+    failures = _failure_ids(rows, labels, usable)
+    n_failures = int(failures.max(initial=-1)) + 1
+    if n_failures < FEWEST_FAILURES:
+        raise ForecastError(
+            f"at least {FEWEST_FAILURES} component failures with scored days before them are needed to learn from; "
+            f"got {n_failures}"
+        )
+    rng = np.random.default_rng(seed)
+    teaching = _teaching(labels, usable, settings.healthy_rows, rng)
+    x = feature_matrix(rows, features)
+    used = np.unique(teaching.place)
+    with threadpool_limits(limits=1):
+        parts = _fit_quantiles(x[used], seed)
+        parts["trees"] = _fit_trees(x, teaching, settings, seed)
+        parts["logistic"] = _fit_logistic(_quantile_normal(x[used], parts), used, teaching, settings, n_failures)
+        modes = _fit_modes(x, rows, labels, failures, parts)
+    if modes is not None:
+        parts["modes"] = modes
+    base_per_day, sudden_per_day, seen_modes = _rates(rows, labels, history)
+    return Forecaster(
+        features=tuple(features),
+        horizons_d=HORIZONS_D,
+        parts=parts,
+        sudden_per_day=sudden_per_day,
+        base_per_day=base_per_day,
+        modes=seen_modes,
+    )
+
+
+def failure_count(rows: pd.DataFrame, labels: pd.DataFrame) -> int:
+    """How many different component failures the rows that can be scored stand within 21 days of."""
+    usable = _can_be_scored(rows) & labels["at_risk"].to_numpy()
+    return int(_failure_ids(rows, labels, usable).max(initial=-1)) + 1
+
+
+def _failure_ids(rows: pd.DataFrame, labels: pd.DataFrame, usable: npt.NDArray[np.bool_]) -> IntArray:
+    """Number the failures that usable rows stand within 21 days of; -1 for other rows."""
+    near = usable & (labels["failure_d"].to_numpy() <= HORIZON_DAYS)
+    day = epoch_ms(rows["as_of"]) // DAY_MS + np.nan_to_num(labels["failure_d"].to_numpy()).astype(np.int64)
+    ids = np.full(len(rows), -1, dtype=np.int64)
+    key = pd.MultiIndex.from_arrays([rows["gate_id"][near], rows["component"][near], day[near]])
+    ids[near] = pd.factorize(key, sort=True)[0]
+    return ids
+
+
+def _teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows: int, rng: np.random.Generator) -> Teaching:
+    failure_d, free_d = labels["failure_d"].to_numpy(), labels["free_d"].to_numpy()
+    near = usable & (failure_d <= NEAR_D)
+    far = np.flatnonzero(usable & ~near & (free_d >= 1))
+    share = min(1.0, healthy_rows / max(len(far), 1))
+    far = far[rng.random(len(far)) < share]
+    per_row = 2  # a healthy row says little more at eight horizons than at two
+    horizons = np.array(HORIZONS_D)
+    drawn = horizons[np.argsort(rng.random((len(far), len(horizons))), axis=1)[:, :per_row]]
+    place = np.concatenate([np.repeat(np.flatnonzero(near), len(horizons)), np.repeat(far, per_row)])
+    horizon_d = np.concatenate([np.tile(horizons, int(near.sum())), drawn.ravel()])
+    weight = np.concatenate(
+        [np.ones(int(near.sum()) * len(horizons)), np.full(len(far) * per_row, len(horizons) / per_row / share)]
+    )
+    came = failure_d[place] <= horizon_d
+    known = came | (free_d[place] >= horizon_d)
+    return Teaching(place[known], horizon_d[known].astype(float), came[known].astype(float), weight[known])
+
+
+def _fit_quantiles(x: FloatArray, seed: int) -> dict[str, Any]:
+    seen = np.isfinite(x).any(axis=0)
+    typical = np.zeros(x.shape[1])
+    typical[seen] = np.nanmedian(x[:, seen], axis=0)
+    filled = np.where(np.isnan(x), typical, x)
+    varied = np.flatnonzero(np.ptp(filled, axis=0) > 0)
+    quantiles = QuantileTransformer(n_quantiles=min(500, len(x)), output_distribution="normal", subsample=None, random_state=seed)
+    quantiles.fit(filled[:, varied])
+    return {"typical": typical, "varied": varied, "quantiles": quantiles}
+
+
+def _fit_trees(x: FloatArray, teaching: Teaching, settings: Settings, seed: int) -> HistGradientBoostingClassifier:
+    # with little data a leaf may be smaller, but never less than a sixtieth of it
+    rows_per_leaf = min(settings.rows_per_leaf, max(20, len(teaching.y) // 60))
+    trees = HistGradientBoostingClassifier(
+        max_iter=settings.trees,
+        learning_rate=settings.learning_rate,
+        max_leaf_nodes=settings.leaves,
+        min_samples_leaf=rows_per_leaf,
+        l2_regularization=settings.l2,
+        max_features=settings.share_of_features,
+        monotonic_cst=[0] * x.shape[1] + [1],
+        early_stopping=False,
+        random_state=seed,
+    )
+    expanded = np.column_stack([x[teaching.place], teaching.horizon_d])
+    return trees.fit(expanded, teaching.y, sample_weight=teaching.weight)
+
+
+def _fit_logistic(z: FloatArray, used: IntArray, teaching: Teaching, settings: Settings, n_failures: int) -> FloatArray:
+    """Weights of the normal scores, then of log horizon (never negative), then the intercept."""
+    expanded = np.column_stack([z[np.searchsorted(used, teaching.place)], np.log(teaching.horizon_d)])
+    # rows before one failure are copies of each other: what counts as evidence is the number of failures
+    weight = teaching.weight * n_failures / teaching.y.sum()
+    model = LogisticRegression(C=settings.logistic_c, max_iter=500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after 500 steps
+        model.fit(expanded, teaching.y, sample_weight=weight)
+    weights = np.append(model.coef_[0], model.intercept_)
+    weights[-2] = max(weights[-2], 0.0)
+    return np.asarray(weights)
+
+
+def _fit_modes(
+    x: FloatArray, rows: pd.DataFrame, labels: pd.DataFrame, failures: IntArray, parts: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Multinomial logistic regression over the last 21 days before failures, each failure weighing the same."""
+    mode = labels["failure_mode"].to_numpy()
+    at = np.flatnonzero((failures >= 0) & (mode != ""))
+    n_failures = len(np.unique(failures[at]))
+    if n_failures < FEWEST_FAILURES_FOR_MODES or len(np.unique(mode[at].astype(str))) < 2:
+        return None
+    weight = 1 / np.bincount(failures[at])[failures[at]]
+    model = LogisticRegression(C=0.1, max_iter=500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(_quantile_normal(x[at], parts), mode[at].astype(str), sample_weight=weight)
+    weights, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one row of weights for two classes
+        weights, intercepts = np.vstack([-weights, weights]) / 2, np.append(-intercepts, intercepts) / 2
+    return {"weights": weights, "intercepts": intercepts, "names": model.classes_.tolist()}
+
+
+def _rates(
+    rows: pd.DataFrame, labels: pd.DataFrame, history: History
+) -> tuple[dict[str, float], float, dict[str, tuple[str, ...]]]:
+    """Mean hazards per day (half an event is added, so that none is zero) and the modes seen, over the days at risk."""
+    at_risk = labels["at_risk"].to_numpy()
+    days_at_risk = rows["component"][at_risk].value_counts()
+    first_day, last_day = rows.groupby("gate_id")["as_of"].min(), rows.groupby("gate_id")["as_of"].max()
+    components_of = rows.groupby("gate_id")["component"].unique()
+    gate_days = int(rows[["gate_id", "as_of"]][at_risk].drop_duplicates().shape[0])
+    counts: dict[str, int] = {}
+    modes: dict[str, dict[str, int]] = {}
+    sudden = 0
+    for gate_id in first_day.index:
+        unit = history.unit(str(gate_id), "")
+        inside = (unit.failures_ms > first_day[gate_id].value // 1_000_000) & (
+            unit.failures_ms <= last_day[gate_id].value // 1_000_000 + DAY_MS
+        )
+        for i in np.flatnonzero(inside):
+            component, mode = unit.failed[i], unit.modes[i]
+            if component not in components_of[gate_id]:
+                sudden += 1
+                continue
+            counts[component] = counts.get(component, 0) + 1
+            if mode:
+                seen = modes.setdefault(component, {})
+                seen[mode] = seen.get(mode, 0) + 1
+    base = {str(c): (counts.get(str(c), 0) + 0.5) / int(days_at_risk[c]) for c in sorted(days_at_risk.index)}
+    ranked = {c: tuple(sorted(seen, key=lambda m: (-seen[m], m))) for c, seen in sorted(modes.items())}
+    return base, (sudden + 0.5) / max(gate_days, 1), ranked
+
+
+def calibrate(forecaster: Forecaster, log_odds: FloatArray, y: FloatArray, n_failures: int) -> Forecaster:
+    """Fit slope and intercept on rows of gates the forecaster has not learnt from, shrunk toward leaving it as it is.
+
+    Parameters
+    ----------
+    log_odds : shape (rows, k), before calibration
+    y : shape (rows, k), 1, 0 or NaN (unknown)
+    n_failures : how many different failures stand behind the ones in `y`; that many, not the rows, count as evidence
+
+    Notes
+    -----
+    Platt scaling with a normal prior on (slope - 1) of standard deviation 0.25 and on the intercept of 0.5, solved by
+    Newton's method.
+    """
+    use = np.isfinite(y) & np.isfinite(log_odds)
+    s, target = log_odds[use], y[use]
+    if n_failures == 0 or not 0 < target.sum() < len(target):
+        return forecaster
+    weight = n_failures / target.sum()
+    design = np.column_stack([s, np.ones_like(s)])
+    prior_precision = np.array([1 / 0.25**2, 1 / 0.5**2])
+    start = theta = np.array([1.0, 0.0])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
+        gradient = weight * design.T @ (p - target) + prior_precision * (theta - start)
+        hessian = weight * (design * (p * (1 - p))[:, None]).T @ design + np.diag(prior_precision)
+        step = np.linalg.solve(hessian, gradient)
+        theta = theta - np.clip(step, -0.5, 0.5)
+        if np.abs(step).max() < 1e-9:
+            break
+    return replace(forecaster, slope=float(max(theta[0], 0.1)), intercept=float(theta[1]))

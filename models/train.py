@@ -1,0 +1,357 @@
+"""From a dataset to a registered model with honest figures: fit, calibrate, tune, test, write. No clock, no network.
+
+Whole gates are held out for the test, in later time. On the others, folds of whole gates give forecasts by models that
+had not seen the gate; calibration and threshold come from those. The model that is tested is the model that is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models import baselines, registry
+from models.card import model_card
+from models.evaluate import evaluate, table
+from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
+from models.labels import FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.policy import BUDGET_PER_GATE_YEAR, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
+from pipeline.dataset import Dataset
+from pipeline.errors import BadInput
+from pipeline.features import FEATURES, from_dataset
+
+FOLDS = 4
+CALIBRATED_AT_D = (7, 14, 21)
+GOLDEN_DAYS = 12
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, and how much of it is done of how much."""
+
+
+class TrainingError(BadInput):
+    """A dataset or forecast file that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model just trained: registered, verified by loading it, and not yet promoted.
+
+    Attributes
+    ----------
+    model : as the registry loads it
+    reports : figures on the held-out gates, ``model`` first, then the baselines
+    """
+
+    model: registry.Model
+    reports: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def version(self) -> str:
+        """Name in the registry."""
+        return self.model.version
+
+    @property
+    def table(self) -> str:
+        """The figures as text."""
+        return table(self.reports)
+
+
+def train(
+    dataset: Dataset,
+    *,
+    registry_dir: Path,
+    name: str,
+    seed: int = 0,
+    budget_per_gate_year: float = BUDGET_PER_GATE_YEAR,
+    progress: Progress | None = None,
+    rows: pd.DataFrame | None = None,
+    settings: Settings | None = None,
+    created_at: datetime | None = None,
+) -> Candidate:
+    """Train on a dataset and register the result as a new version.
+
+    Parameters
+    ----------
+    dataset : see `pipeline.dataset`
+    registry_dir : folder of the registry; made when missing
+    name : name of the version
+    seed : the same dataset, seed and library versions give the same predictions
+    rows : feature rows of this dataset, when they are at hand already
+    created_at : stored in the manifest; left out, the manifest too is the same each time
+
+    Raises
+    ------
+    BadInput
+        The dataset has too few gates, days or failures, or the name is taken; one line says which.
+    """
+    registry.check_free(registry_dir, name)
+    say = progress or _silent
+    if rows is None:
+        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of))
+    if rows.empty:
+        raise TrainingError("the dataset has no readings to make features of")
+    observed_until = end_of_records(rows)
+    history = History(dataset.maintenance)
+    failures = failures_per_gate(dataset.maintenance, sorted(observed_until))
+    first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
+    split = hold_out(failures, first, last, seed=seed)
+    teaching = rows[split.teaches(rows)].reset_index(drop=True)
+    testing = rows[split.tests(rows)].reset_index(drop=True)
+
+    forecaster, out_of_fold = _fit_and_calibrate(teaching, history, observed_until, failures, seed, settings, say)
+    forecaster = replace(forecaster, version=name)
+    shipped = registry.shipped_policy()
+    policy = tune(
+        Replay(out_of_fold, history, observed_until),
+        budget_per_gate_year=budget_per_gate_year,
+        fallback=shipped.open_at if shipped else SHIPPED_OPEN_AT,
+    )
+    say("test", 0, 1)
+    reports = _test(forecaster, policy, teaching, testing, history, observed_until, seed)
+    say("test", 1, 1)
+    training = _training_facts(dataset, teaching, history, split, name, seed)
+    model = registry.save(
+        registry_dir,
+        name,
+        forecaster=forecaster,
+        policy=policy,
+        training=training,
+        metrics=reports,
+        card=model_card(name, training, policy.as_dict(), reports),
+        golden_rows=_golden_rows(forecaster, testing),
+        created_at=created_at.isoformat() if created_at else None,
+    )
+    return Candidate(model, reports)
+
+
+def train_champion(
+    dataset: Dataset, *, name: str, registry_dir: Path = registry.ARTIFACTS, seed: int = 0, progress: Progress | None = None
+) -> Candidate:
+    """Train the champion that is shipped and point the shipped registry at it; what stood there before is left in place."""
+    candidate = train(dataset, registry_dir=registry_dir, name=name, seed=seed, progress=progress)
+    registry.promote(registry_dir, name)
+    return candidate
+
+
+def end_of_records(rows: pd.DataFrame) -> dict[str, datetime]:
+    """Return for every gate the end of its record: its last ``as_of``, the midnight after its last reading."""
+    last = rows.groupby("gate_id")["as_of"].max()
+    return {str(gate_id): instant.to_pydatetime() for gate_id, instant in last.items()}
+
+
+def _silent(stage: str, done: int, of: int) -> None:
+    """Nobody is watching."""
+
+
+def _fit_and_calibrate(
+    rows: pd.DataFrame,
+    history: History,
+    observed_until: Mapping[str, datetime],
+    failures: Mapping[str, int],
+    seed: int,
+    settings: Settings | None,
+    say: Progress,
+) -> tuple[Forecaster, pd.DataFrame]:
+    """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it."""
+    here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
+    folds = gate_folds(here, FOLDS, seed=seed)
+    log_odds: FloatArray = np.full((len(rows), 0), np.nan)
+    fitted: list[tuple[Forecaster, npt.NDArray[np.bool_]]] = []
+    for number, fold in enumerate(folds):
+        say("fit", number, len(folds) + 1)
+        inside = rows["gate_id"].isin(fold).to_numpy()
+        forecaster = fit(rows[~inside], history, observed_until, features=FEATURES, seed=seed, settings=settings)
+        if not log_odds.size:
+            log_odds = np.full((len(rows), len(forecaster.horizons_d)), np.nan)
+        log_odds[inside] = forecaster.log_odds(rows[inside])
+        fitted.append((forecaster, inside))
+    say("fit", len(folds), len(folds) + 1)
+    final = fit(rows, history, observed_until, features=FEATURES, seed=seed, settings=settings)
+    say("fit", len(folds) + 1, len(folds) + 1)
+    labels = label(rows, history, observed_until)
+    at = [final.horizons_d.index(h) for h in CALIBRATED_AT_D]
+    y = np.column_stack([outcome(labels, h) for h in CALIBRATED_AT_D])
+    final = calibrate(final, log_odds[:, at], y, failure_count(rows, labels))
+    parts = [
+        replace(forecaster, slope=final.slope, intercept=final.intercept).assemble(rows[inside], log_odds[inside])
+        for forecaster, inside in fitted
+    ]
+    return final, pd.concat(parts, ignore_index=True)
+
+
+def _test(
+    forecaster: Forecaster,
+    policy: Policy,
+    teaching: pd.DataFrame,
+    testing: pd.DataFrame,
+    history: History,
+    observed_until: Mapping[str, datetime],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    budget = policy.budget_per_gate_year
+    reports = {"model": evaluate(forecaster.predict(testing), history, observed_until, policy=policy, seed=seed)}
+    gates = teaching[["gate_id", "as_of"]].drop_duplicates().assign(component="")
+    known = label(gates, history, observed_until)
+    within_14_d = outcome(known, 14)
+    rate = float(np.nanmean(within_14_d))
+    files = {"constant": baselines.constant(testing, -np.log1p(-min(rate, 0.99)) / 14)}
+    files |= {name: forecasts(testing) for name, forecasts in baselines.SCORES.items()}
+    for name, file in files.items():
+        own = None
+        if policy.calibrated_here and name in baselines.SCORES:
+            replay = Replay(baselines.SCORES[name](teaching), history, observed_until)
+            own = tune(replay, budget_per_gate_year=budget)
+        reports[name] = evaluate(
+            file,
+            history,
+            observed_until,
+            policy=own,
+            budget_per_gate_year=budget,
+            are_probabilities=name == "constant",
+            seed=seed,
+        )
+    return reports
+
+
+def _training_facts(
+    dataset: Dataset, teaching: pd.DataFrame, history: History, split: Split, name: str, seed: int
+) -> dict[str, Any]:
+    days = teaching[["gate_id", "as_of"]].drop_duplicates()
+    first = teaching["as_of"].min()
+    until_ms = split.development_until.timestamp() * 1000
+    n_failures = sum(int((history.unit(gate_id, "").failures_ms <= until_ms).sum()) for gate_id in split.development)
+    return {
+        "data_sha256": data_sha256(dataset),
+        "source": dataset.source,
+        "simulated": "simul" in dataset.source.lower(),
+        "seed": seed,
+        "first_as_of": first.isoformat(),
+        "development_until": split.development_until.isoformat(),
+        "test_from": split.test_from.isoformat(),
+        "development_gates": len(split.development),
+        "development_gate_years": len(days) / YEAR_DAYS,
+        "development_failures": n_failures,
+        "test_gates": sorted(split.test),
+        "command": f"sluicewatch train {dataset.path.name} --registry REGISTRY --name {name} --seed {seed}",
+    }
+
+
+def data_sha256(dataset: Dataset) -> str:
+    """Hash of the names and contents of the dataset's files; the simulator's truth and unknown files do not count."""
+    digest = hashlib.sha256()
+    tables = ("dataset.json", "stations.csv", "gates.csv", "components.csv", "channels.csv", "maintenance.csv")
+    files = [dataset.path / name for name in tables if (dataset.path / name).is_file()]
+    files += sorted(file for file in (dataset.path / "readings").iterdir() if file.is_file())
+    for file in files:
+        digest.update(f"{file.relative_to(dataset.path).as_posix()} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _golden_rows(forecaster: Forecaster, rows: pd.DataFrame) -> pd.DataFrame:
+    """Gate-days spread evenly over the range of forecasts."""
+    scored = rows[rows["reason"] == ""]
+    forecasts = forecaster.predict(scored)
+    gates = forecasts[forecasts["component"] == ""].sort_values(["p_14d", "gate_id", "as_of"], ignore_index=True)
+    picked = gates.iloc[np.unique(np.linspace(0, len(gates) - 1, GOLDEN_DAYS).round().astype(int))]
+    return scored.merge(picked[["gate_id", "as_of"]], on=["gate_id", "as_of"])
+
+
+def backtest(
+    dataset: Dataset,
+    model: registry.Model,
+    from_: datetime,
+    to: datetime,
+    *,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Forecast every gate at every UTC midnight from `from_` to `to`, both included, as the live service would have.
+
+    Returns
+    -------
+    DataFrame
+        A forecast file. Its ``attrs`` say with which ``policy`` the model is deployed and which of the gates the model had
+        ``learnt_from`` (those of its own training data); figures on them prove nothing.
+    """
+    if to < from_:
+        raise TrainingError(f"the backtest must end on or after {from_:%Y-%m-%d}; got {to:%Y-%m-%d}")
+    days = [from_ + timedelta(days=n) for n in range((to - from_).days + 1)]
+    say = progress or _silent
+    rows = from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
+    forecasts = model.forecaster.predict(rows)
+    training = model.manifest["training"]
+    own = data_sha256(dataset) == training["data_sha256"] and from_ <= datetime.fromisoformat(training["development_until"])
+    learnt_from = sorted(set(forecasts["gate_id"]) - set(training["test_gates"])) if own else []
+    forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from}
+    return forecasts
+
+
+def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
+    """Write a forecast file (DATASET format) as Parquet; its ``attrs`` travel in the file's metadata."""
+    columns = {name: forecasts[name] for name in COLUMNS}
+    table_ = pa.Table.from_arrays(
+        [pa.array(columns[field.name], type=field.type, from_pandas=True) for field in _SCHEMA], schema=_SCHEMA
+    )
+    about = json.dumps(forecasts.attrs, sort_keys=True).encode()
+    pq.write_table(table_.replace_schema_metadata({b"sluicewatch": about}), Path(path), compression="zstd")
+
+
+def read_forecasts(path: str | Path) -> pd.DataFrame:
+    """Read a forecast file, ours or another's; an empty component becomes ``""``.
+
+    Raises
+    ------
+    TrainingError
+        The file is missing, is not Parquet or lacks columns.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise TrainingError(f"forecast file {str(file)!r} does not exist")
+    try:
+        read = pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise TrainingError(f"{file.name} is not a Parquet file: {str(error).splitlines()[0]}") from None
+    needed = ("gate_id", "component", "as_of", "verdict", "p_7d", "p_14d")
+    missing = [name for name in needed if name not in read.column_names]
+    if missing:
+        raise TrainingError(f"{file.name} lacks the columns {', '.join(missing)}")
+    frame: pd.DataFrame = read.to_pandas()
+    if not pd.api.types.is_datetime64_any_dtype(frame["as_of"]):
+        raise TrainingError(f"{file.name}: as_of must be a timestamp; got {frame['as_of'].dtype}")
+    frame["as_of"] = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[ms, UTC]")
+    frame["component"] = frame["component"].astype(object).where(frame["component"].notna(), "")
+    about = (read.schema.metadata or {}).get(b"sluicewatch")
+    frame.attrs = json.loads(about) if about else {}
+    return frame
+
+
+_SCHEMA = pa.schema(
+    [
+        ("gate_id", pa.string()),
+        ("component", pa.string()),
+        ("as_of", pa.timestamp("ms", tz="UTC")),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("p_7d", pa.float64()),
+        ("p_14d", pa.float64()),
+        ("p_21d", pa.float64()),
+        ("ttf_p10_d", pa.float64()),
+        ("ttf_p50_d", pa.float64()),
+        ("ttf_p90_d", pa.float64()),
+        ("failure_mode", pa.string()),
+        ("model_version", pa.string()),
+        ("curve", pa.list_(pa.float64())),
+    ]
+)
