@@ -12,12 +12,16 @@ COPY pipeline pipeline
 COPY models models
 COPY service service
 # The large packages that stay, and why: pyarrow (dataset files are Parquet), scipy and scikit-learn (the model), pandas and
-# numpy (features), psycopg-binary (PostgreSQL), cryptography (signatures, secrets at rest). What goes: the packages' own
-# tests, headers, and the installers.
+# numpy (features), SQLAlchemy, cryptography (signatures), psycopg-binary (PostgreSQL). What goes: their own tests and
+# headers, the parts of pyarrow that talk to clouds and remote servers, and the installers.
 RUN /opt/venv/bin/pip install -qq --no-cache-dir --no-compile --no-index --no-deps --no-build-isolation . \
- && find /opt/venv -depth -type d \( -name tests -o -path '*/pyarrow/include' \) -exec rm -rf {} + \
+ && cd /opt/venv/lib/python3*/site-packages \
+ && find . -depth -type d -name tests -exec rm -rf {} + \
+ && find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -name '*.hpp' \) -delete \
+ && rm -rf pyarrow/include pyarrow/*arrow_flight* pyarrow/*arrow_s3* pyarrow/_flight* pyarrow/_s3fs* \
  && /opt/venv/bin/pip uninstall -qq --yes setuptools pip \
- && /opt/venv/bin/python -m compileall -q -j 2 /opt/venv/lib
+ && /opt/venv/bin/python -m compileall -q -j 2 . \
+ && /opt/venv/bin/python -c 'import pandas, pyarrow.dataset, pyarrow.parquet, scipy.stats, sklearn.ensemble, amqtt.broker, service.broker'
 
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/venv/bin:$PATH \
