@@ -1,6 +1,7 @@
 """deploy/mosquitto.conf and its ACL, run for real with keys of the test's own: who gets in, and who may write what."""
 
 import getpass
+import os
 import socket
 import ssl
 import subprocess
@@ -8,61 +9,58 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from queue import Queue
 from typing import Self
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from service.broker import HOST, LIMITS, answers, free_port, tied
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-ACCOUNTS = ("ingest-1", "deliver-1", "G1", "G2", "S1")  # two gates and the gateway of station S1 among them
+ACCOUNTS = ("deliver-1", "G1", "G2", "S1")  # two gates and the gateway of station S1 among them
 
 
 @dataclass(frozen=True)
 class Site:
-    """A Mosquitto that runs the shipped files; every account's password is its own name."""
+    """A Mosquitto that runs the shipped files, with keys and accounts made by the shipped script."""
 
     folder: Path
     certificate_port: int
     password_port: int
+    passwords: dict[str, str]
+
+    @property
+    def authority(self) -> str:
+        return str(self.folder / "mosquitto" / "ca.crt")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"), free_port(), free_port())
-    authority = make_authority(site.folder)
-    issue(site.folder, authority, "server")
-    issue(site.folder, authority, "G1")
-    (site.folder / "passwd").touch(mode=0o600)
-    for account in ACCOUNTS:
-        subprocess.run(["mosquitto_passwd", "-b", str(site.folder / "passwd"), account, account], check=True)
+    folder = tmp_path_factory.mktemp("site") / "secrets"
+    credentials(folder, "init", "broker.example.org")
+    credentials(folder, "certificate", "G1")
+    passwords = {account: credentials(folder, "account", account).strip() for account in ACCOUNTS}
+    ingest_url = (folder / "ingest.env").read_text().strip().removeprefix("SLUICEWATCH_MQTT=")
+    passwords["ingest-1"] = str(urlsplit(ingest_url).password)
+    site = Site(folder, free_port(), free_port(), passwords)
     text = (DEPLOY / "mosquitto.conf").read_text()
     for shipped, ours in {
         "/mosquitto/config/mosquitto.acl": f"{DEPLOY}/mosquitto.acl",
-        "/mosquitto/secrets": str(site.folder),
-        "/mosquitto/data": str(site.folder),
+        "/mosquitto/secrets": str(folder / "mosquitto"),
+        "/mosquitto/data": str(folder),
         "listener 8883": f"listener {site.certificate_port} {HOST}",
         "listener 8884": f"listener {site.password_port} {HOST}",
     }.items():
         assert shipped in text
         text = text.replace(shipped, ours)
-    (site.folder / "mosquitto.conf").write_text(f"user {getpass.getuser()}\n{text}")
-    log = site.folder / "log"
+    (folder / "mosquitto.conf").write_text(f"user {getpass.getuser()}\n{text}")
+    log = folder / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            tied([mosquitto_program, "-c", str(site.folder / "mosquitto.conf")]), stdout=output, stderr=output
-        )
+        process = subprocess.Popen(tied([mosquitto_program, "-c", str(folder / "mosquitto.conf")]), stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 10
         while not (answers(site.certificate_port) and answers(site.password_port)):
@@ -75,33 +73,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> It
         process.wait(10)
 
 
-def make_authority(folder: Path) -> EllipticCurvePrivateKey:
-    key = generate_private_key(SECP256R1())
-    (folder / "ca.crt").write_bytes(certificate("test authority", key, key, authority=True))
-    return key
-
-
-def issue(folder: Path, authority: EllipticCurvePrivateKey, name: str) -> None:
-    key = generate_private_key(SECP256R1())
-    (folder / f"{name}.crt").write_bytes(certificate(name, key, authority, authority=False))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def certificate(name: str, key: EllipticCurvePrivateKey, signer: EllipticCurvePrivateKey, *, authority: bool) -> bytes:
-    now = datetime.now(UTC)
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-    )
-    return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM)
+def credentials(folder: Path, *arguments: str) -> str:
+    """What `deploy/credentials` prints."""
+    environment = {**os.environ, "SECRETS": str(folder)}
+    return subprocess.run(
+        [DEPLOY / "credentials", *arguments], env=environment, check=True, capture_output=True, text=True
+    ).stdout
 
 
 class Client:
@@ -113,9 +90,9 @@ class Client:
         self.ended: Queue[str] = Queue()
         self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
         if account:
-            self.mqtt.username_pw_set(account, account)
+            self.mqtt.username_pw_set(account, site.passwords[account])
         files = (str(site.folder / f"{certificate}.crt"), str(site.folder / f"{certificate}.key")) if certificate else ()
-        self.mqtt.tls_set(str(site.folder / "ca.crt"), *files)
+        self.mqtt.tls_set(site.authority, *files)
         self.mqtt.on_connect = lambda _client, _data, _flags, reason, _properties: self.answers.put(str(reason))
         self.mqtt.on_publish = lambda _client, _data, _mid, reason, _properties: self.answers.put(str(reason))
         self.mqtt.on_subscribe = lambda _client, _data, _mid, reasons, _properties: self.answers.put(str(reasons[0]))
@@ -159,7 +136,7 @@ def test_nobody_comes_in_without_an_account(site: Site) -> None:
 
 @pytest.mark.broker
 def test_the_certificate_port_refuses_a_password_alone(site: Site) -> None:
-    context = ssl.create_default_context(cafile=str(site.folder / "ca.crt"))
+    context = ssl.create_default_context(cafile=site.authority)
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 tells of the missing certificate only after the handshake
 
     with (
@@ -171,7 +148,7 @@ def test_the_certificate_port_refuses_a_password_alone(site: Site) -> None:
 
 @pytest.mark.broker
 def test_tls_1_1_is_refused(site: Site) -> None:
-    context = ssl.create_default_context(cafile=str(site.folder / "ca.crt"))
+    context = ssl.create_default_context(cafile=site.authority)
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -230,3 +207,20 @@ def test_a_client_cannot_take_over_the_session_of_another(site: Site) -> None:
         assert thief.welcome == "Success"
         assert gate.may_write("sluicewatch/v1/S1/G1/status")
         assert gate.ended.empty()
+
+
+@pytest.mark.broker
+def test_credentials_never_overwrites_what_is_there(site: Site) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        credentials(site.folder, "init", "broker.example.org")
+
+    assert "is there already; nothing was changed" in refusal.value.stderr
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("name", ["", "../G1", "+", "G1/#", "a b"])
+def test_credentials_refuses_a_name_that_would_mean_more_than_one_gate(site: Site, name: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        credentials(site.folder, "account", name)
+
+    assert refusal.value.returncode == 2
