@@ -3,7 +3,7 @@
 A gate is an idle machine: minutes of movement a day. The unit of evidence is one *operation*, a movement from start to
 stop; what the channels show between operations tells of liveness and sensor bias. A UTC day is the unit of work: an
 operation that runs over midnight is cut there, so the operations of a day depend on the readings of that day only, and
-a late reading never costs more than its own day (docs/decisions/0002-day-is-the-unit-of-work.md).
+a late reading never costs more than its own day (docs/decisions/0005-day-is-the-unit-of-work.md).
 """
 
 from __future__ import annotations
