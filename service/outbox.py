@@ -13,11 +13,12 @@ import asyncio
 import email.utils
 import logging
 import random
+import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -57,6 +58,7 @@ LEASE = timedelta(seconds=60)
 PER_ENDPOINT = 4
 IN_FLIGHT = 32
 POLL_S = 0.5
+STUCK_S = 120.0
 
 _CLAIM_LOCK = 7_305_100_002  # beside the event lock of the store
 
@@ -352,6 +354,23 @@ async def deliver_due(
     return Report(states["delivered"], states["pending"], states["failed"])
 
 
+@dataclass(slots=True)
+class DeliveryState:
+    """What other threads may ask a running `run_delivery`; `moved_at` is monotonic seconds."""
+
+    fault: str = ""
+    moved_at: float = field(default_factory=time.monotonic)
+
+    def faults(self) -> list[str]:
+        """Why nothing is being delivered at present."""
+        return [f"outbox: {self.fault}"] if self.fault else []
+
+    def stuck(self) -> list[str]:
+        """What only a restart would mend: the loop does not move any more."""
+        still_s = time.monotonic() - self.moved_at
+        return [f"the loop has not moved for {still_s:.0f} s"] if still_s > STUCK_S else []
+
+
 async def deliver(
     engine: Engine,
     client: httpx.AsyncClient,
@@ -359,14 +378,14 @@ async def deliver(
     clock: Callable[[], datetime],
     rng: random.Random,
     vault: Vault,
-    stop: Callable[[], bool],
-    on_round: Callable[[], None] = lambda: None,
+    stop: threading.Event,
+    state: DeliveryState | None = None,
 ) -> None:
-    """Deliver until `stop` says so: what is due is tried at once, a slow receiver holds up nobody but itself.
+    """Deliver until `stop` is set: what is due is tried at once, a slow receiver holds up nobody but itself.
 
-    `on_round` is called after each look at the outbox; a health check watches that it keeps being called. What is under
-    way when it stops is brought to its end, within the deadline.
+    What is under way when it stops is brought to its end, within the deadline.
     """
+    state = state or DeliveryState()
     worker = uuid.uuid4().hex
     flying: set[asyncio.Task[None]] = set()
 
@@ -374,27 +393,31 @@ async def deliver(
         outcome = await attempt(client, one, vault, clock())
         await asyncio.to_thread(record, engine, one, outcome, clock(), rng)
 
-    while not stop():
+    while not stop.is_set():
+        state.moved_at = time.monotonic()
         try:
             if len(flying) < IN_FLIGHT:
                 claimed = await asyncio.to_thread(claim, engine, clock(), worker=worker, limit=IN_FLIGHT - len(flying))
                 flying |= {asyncio.create_task(carry(one)) for one in claimed}
-            on_round()
-        except Exception:  # the outermost loop: the database may be away for a while, the outbox is not lost with it
+            state.fault = ""
+        except Exception as error:  # the outermost loop: the database may be away for a while, the outbox is not lost
             log.exception("the outbox cannot be read; trying again")
+            state.fault = f"{type(error).__name__}: {error}"
         if not flying:
             await asyncio.sleep(POLL_S)
             continue
         done, flying = await asyncio.wait(flying, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            if error := task.exception():
-                log.error("an attempt could not be noted; its lease will end", exc_info=error)
+            if lost := task.exception():
+                log.error("an attempt could not be noted; its lease will end", exc_info=lost)
     if flying:
         await asyncio.wait(flying)
 
 
-def run(engine: Engine, *, guard: Guard, vault: Vault, stop: Callable[[], bool], on_round: Callable[[], None]) -> None:
-    """Be the `deliver` process: its own client and the wall clock, until `stop` says so."""
+def run_delivery(
+    engine: Engine, *, guard: Guard, vault: Vault, stop: threading.Event, state: DeliveryState | None = None
+) -> None:
+    """Be the `deliver` process: its own client and the wall clock, until `stop` is set."""
 
     async def deliver_until_stopped() -> None:
         async with guarded_client(guard) as client:
@@ -405,7 +428,7 @@ def run(engine: Engine, *, guard: Guard, vault: Vault, stop: Callable[[], bool],
                 rng=random.Random(),
                 vault=vault,
                 stop=stop,
-                on_round=on_round,
+                state=state,
             )
 
     asyncio.run(deliver_until_stopped())

@@ -56,16 +56,17 @@ def headers(signing: Sequence[str], webhook_id: str, at: datetime, body: bytes) 
 
 
 def verify(secret: str, received: Mapping[str, str], body: bytes, now: datetime) -> None:
-    """Check a received message as any receiver should; header names in lower case.
+    """Check a received message as any receiver should; header names in any case.
 
     Raises
     ------
     SignatureError
         A header is missing, the time is more than 5 minutes off, or no ``v1`` signature fits.
     """
+    given = {name.lower(): value for name, value in received.items()}
     try:
-        webhook_id, stamp = received["webhook-id"], received["webhook-timestamp"]
-        signatures = received["webhook-signature"].split()
+        webhook_id, stamp = given["webhook-id"], given["webhook-timestamp"]
+        signatures = given["webhook-signature"].split()
         at = datetime.fromtimestamp(int(stamp), tz=now.tzinfo)
     except KeyError as missing:
         raise SignatureError(f"header {missing} is missing") from None

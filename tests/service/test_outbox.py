@@ -620,7 +620,7 @@ def test_one_hanging_receiver_does_not_delay_the_healthy_ones(sqlite_engine: Eng
                     clock=lambda: datetime.now(UTC),
                     rng=random.Random(0),
                     vault=VAULT,
-                    stop=stop.is_set,
+                    stop=stop,
                 )
             )
             while len(arrived) < 40 and time.perf_counter() - started < 20:
@@ -650,7 +650,7 @@ def test_the_loop_ends_when_told_and_survives_a_database_that_is_away(
 
     monkeypatch.setattr(outbox, "claim", away_once)
     monkeypatch.setattr(outbox, "POLL_S", 0.01)
-    rounds: list[int] = []
+    state = outbox.DeliveryState()
 
     async def run() -> None:
         stop = threading.Event()
@@ -667,8 +667,8 @@ def test_the_loop_ends_when_told_and_survives_a_database_that_is_away(
                     clock=lambda: T0,
                     rng=random.Random(0),
                     vault=VAULT,
-                    stop=stop.is_set,
-                    on_round=lambda: rounds.append(1),
+                    stop=stop,
+                    state=state,
                 ),
                 10,
             )
@@ -677,19 +677,18 @@ def test_the_loop_ends_when_told_and_survives_a_database_that_is_away(
 
     assert only_delivery(sqlite_engine)["state"] == "delivered"
     assert "the outbox cannot be read" in caplog.text
-    assert rounds
+    assert state.faults() == state.stuck() == []
 
 
 RUNS = """
-    import sys
+    import sys, threading
     from pipeline.historian import connect
     from service import outbox
     from service.webhooks.guard import Guard
     from service.webhooks.standard import Vault
     guard = Guard(allow_loopback=True, allow_http=True, ports=())
-    outbox.run(
-        connect(sys.argv[1]), guard=guard, vault=Vault(sys.argv[2].encode()), stop=lambda: False, on_round=lambda: None
-    )
+    vault = Vault(sys.argv[2].encode())
+    outbox.run_delivery(connect(sys.argv[1]), guard=guard, vault=vault, stop=threading.Event())
 """
 
 

@@ -112,3 +112,9 @@ def test_a_sealed_secret_does_not_show_and_opens_with_its_own_key_only() -> None
 def test_a_key_that_is_no_key_is_refused() -> None:
     with pytest.raises(BadInput, match="secret key"):
         Vault(b"too short")
+
+
+def test_header_names_may_come_in_any_case() -> None:
+    headers = standard.headers([SECRET], "msg_1", NOW, b"{}")
+
+    standard.verify(SECRET, {name.title(): value for name, value in headers.items()}, b"{}", NOW)
