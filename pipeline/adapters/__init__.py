@@ -8,7 +8,8 @@ with a reason and a line of explanation, and what is good beside it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from pipeline.readings import Channel, Reading, ReadingError
@@ -41,8 +42,7 @@ class Fleet(Protocol):
         """Return the declared unit of each channel of the component, by the channel's name within it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """What one message held.
 
     `readings` are in canonical units. `channels` are those among them that were not declared before, each with the unit
@@ -53,5 +53,5 @@ class Decoded:
     readings: Sequence[Reading] = ()
     channels: Sequence[Channel] = ()
     refusals: Sequence[ReadingError] = ()
-    seen: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[str, int] = MappingProxyType({})
     ours: bool = True

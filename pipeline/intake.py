@@ -1,0 +1,321 @@
+"""Intake: a batch of messages becomes readings, channels, tallies and quarantine rows, in one transaction.
+
+What is written does not depend on the order or the repetition of messages. It knows no broker: `ingest` hands it what
+came by MQTT, and a message kept in quarantine can be handed in again the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from pipeline import historian
+from pipeline.adapters import Decoded, Gate, Message, native
+from pipeline.historian import SLOTS, to_ms
+from pipeline.readings import DAY_MS, Channel, ReadingError
+
+log = logging.getLogger(__name__)
+
+NO_EARLIER_MS = 1_420_070_400_000
+"""2015-01-01: a gate without a commissioning date has not spoken before."""
+RESET_CLOCK_MS = 31_536_000_000
+"""1971-01-01: a time before it comes from a clock that lost its battery, however old the gate."""
+LATE_MS = 3_600_000
+"""A message whose newest reading is this much older than its gate's newest counts as late; it is stored all the same."""
+CHANNELS_PER_GATE = 512
+"""A device that makes up names must not fill the historian with channels."""
+DETAIL_CHARACTERS = 2_000
+
+
+class Place(NamedTuple):
+    """Where the values of one component go; components that are alike share `layout` and `units`."""
+
+    series_ids: tuple[int, ...]
+    layout: Mapping[str, tuple[int, int]]  # channel name -> which of the series, which slot
+    units: Mapping[str, str]
+
+
+_NOWHERE = Place((), {}, {})
+
+
+class Registry:
+    """The registered gates and declared channels, kept in memory; an `adapters.Fleet` that also knows the slots."""
+
+    def __init__(self) -> None:
+        self.newest_ms: dict[str, int] = {}
+        """The newest event time of each gate."""
+        self._gates: dict[str, Gate] = {}
+        self._places: dict[str, dict[str, Place]] = {}
+        self._alike: dict[Any, tuple[Mapping[str, tuple[int, int]], Mapping[str, str]]] = {}
+        self._loaded_at = float("-inf")
+        self._load_s = 0.0
+
+    def gate(self, gate_id: str) -> Gate | None:
+        """Return the registered gate, or None."""
+        return self._gates.get(gate_id)
+
+    def units(self, gate_id: str, component: str) -> Mapping[str, str]:
+        """Return the declared unit of each channel of the component, by the channel's name within it."""
+        return self.place(gate_id, component).units
+
+    def place(self, gate_id: str, component: str) -> Place:
+        """Return where the component's values go."""
+        try:
+            return self._places[gate_id][component]
+        except KeyError:
+            return _NOWHERE
+
+    def channel_count(self, gate_id: str) -> int:
+        """Return how many channels the gate has."""
+        return sum(len(place.layout) for place in self._places.get(gate_id, {}).values())
+
+    def forget(self) -> None:
+        """Read everything anew before the next batch: what a failed transaction taught us was never stored."""
+        self._loaded_at = float("-inf")
+
+    def keep_fresh(self, connection: Connection, *, doubted: bool = False) -> bool:
+        """Read everything anew once a minute, or now when `doubted`, but never for more than 2 % of the time.
+
+        Returns
+        -------
+        bool
+            Whether it did.
+        """
+        age_s = time.monotonic() - self._loaded_at
+        if age_s < (0 if doubted else 60) or age_s < 50 * self._load_s:
+            return False
+        started = time.monotonic()
+        self._load_gates(connection)
+        self._places = {}
+        self.load_channels(connection)
+        self._loaded_at = time.monotonic()
+        self._load_s = self._loaded_at - started
+        return True
+
+    def _load_gates(self, connection: Connection) -> None:
+        gates = historian.gates.c
+        query = sa.select(gates.gate_id, gates.station_id, gates.commissioned_on, gates.last_seen_ms)
+        self._gates, self.newest_ms = {}, {}
+        for gate_id, station_id, commissioned_on, last_seen_ms in connection.execute(query):
+            since_ms = NO_EARLIER_MS
+            if commissioned_on:
+                since_ms = (date.fromisoformat(commissioned_on) - date(1970, 1, 1)).days * DAY_MS
+            self._gates[gate_id] = Gate(gate_id, station_id, max(since_ms, RESET_CLOCK_MS))
+            if last_seen_ms is not None:
+                self.newest_ms[gate_id] = last_seen_ms
+
+    def load_channels(self, connection: Connection, gate_ids: Collection[str] | None = None) -> None:
+        """Read the channels anew, of some gates or of all."""
+        channels = historian.channels.c
+        query = sa.select(
+            channels.gate_id,
+            channels.component,
+            channels.point,
+            channels.quantity,
+            channels.unit,
+            channels.series_id,
+            channels.slot,
+        ).order_by(channels.gate_id, channels.component, channels.series_id, channels.slot)
+        if gate_ids is not None:
+            query = query.where(channels.gate_id.in_(gate_ids))
+        for (gate_id, component), rows in groupby(connection.execute(query), key=lambda row: (row[0], row[1])):
+            self._places.setdefault(gate_id, {})[component] = self._place(rows)
+
+    def _place(self, rows: Iterable[Any]) -> Place:
+        series_ids: dict[int, int] = {}
+        shape = tuple(
+            (
+                f"{point}.{quantity}" if point else quantity,
+                series_ids.setdefault(series_id, len(series_ids)),
+                slot,
+                unit,
+            )
+            for _, _, point, quantity, unit, series_id, slot in rows
+        )
+        if shape not in self._alike:
+            self._alike[shape] = (
+                {name: (which, slot) for name, which, slot, _ in shape},
+                {name: unit for name, _, _, unit in shape},
+            )
+        return Place(tuple(series_ids), *self._alike[shape])
+
+
+@dataclass(slots=True)
+class Stored:
+    """What one batch came to.
+
+    `ok`, `late` and `quarantined` count each message of ours once. `with_readings` are those that held a usable reading;
+    a status holds none, and of a message in quarantine a part may have been usable.
+    """
+
+    ok: int = 0
+    late: int = 0
+    quarantined: int = 0
+    with_readings: int = 0
+    readings: int = 0
+    conflicts: int = 0
+    newest_ms: int | None = None
+    last_refusal: str = ""
+
+
+# What a look into the historian may mend: the gate or the channel may have been registered a moment ago.
+_DOUBTFUL = frozenset({"unknown_gate", "identity_mismatch", "unit_missing", "clock_fault"})
+
+_Rows = dict[tuple[int, int], list[float | None]]
+
+
+def store_messages(connection: Connection, registry: Registry, messages: Sequence[Message], now: datetime) -> Stored:
+    """Decode messages and write all that follows from them; the caller commits.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction begun by `historian.writing`.
+    registry : Registry
+        The caller calls its `forget` when the transaction fails.
+    messages : sequence of Message
+    now : datetime
+        The present, aware UTC.
+    """
+    decoded = _decode_all(connection, registry, messages, to_ms(now))
+    _learn(connection, registry, decoded)
+
+    stored = Stored()
+    rows: _Rows = {}
+    days: set[tuple[str, int]] = set()
+    newest: dict[str, int] = {}
+    refused: list[dict[str, Any]] = []
+    for message, found in zip(messages, decoded, strict=True):
+        late = bool(found.readings)
+        for reading in found.readings:
+            gate_id, ts_ms = reading.gate_id, reading.ts_ms
+            stored.conflicts += _merge(rows, registry.place(gate_id, reading.component), ts_ms, reading.values)
+            days.add((gate_id, ts_ms - ts_ms % DAY_MS))
+            if ts_ms > newest.get(gate_id, 0):
+                newest[gate_id] = ts_ms
+            if late and ts_ms >= registry.newest_ms.get(gate_id, 0) - LATE_MS:
+                late = False
+        for gate_id, ts_ms in found.seen.items():
+            newest[gate_id] = max(ts_ms, newest.get(gate_id, 0))
+        stored.readings += len(found.readings)
+        stored.with_readings += bool(found.readings)
+        if found.refusals:
+            refused.append(_quarantine_row(message, found.refusals, now))
+        elif late:
+            stored.late += 1
+        elif found.ours:
+            stored.ok += 1
+    stored.quarantined = len(refused)
+    stored.newest_ms = max(newest.values(), default=None)
+    if refused:
+        stored.last_refusal = _told(refused[-1])
+
+    in_key_order = [(*key, *rows[key]) for key in sorted(rows)]
+    stored.conflicts += historian.store_readings(connection, in_key_order)
+    historian.mark_dirty(connection, days)
+    historian.mark_seen(connection, newest)
+    historian.put_in_quarantine(connection, refused)
+    _tally(connection, stored)
+    for gate_id, ts_ms in newest.items():
+        registry.newest_ms[gate_id] = max(ts_ms, registry.newest_ms.get(gate_id, 0))
+    return stored
+
+
+def put_aside(connection: Connection, messages: Sequence[Message], refusal: ReadingError, now: datetime) -> Stored:
+    """Put whole messages into quarantine for one reason; the caller commits."""
+    rows = [_quarantine_row(message, [refusal], now) for message in messages]
+    historian.put_in_quarantine(connection, rows)
+    stored = Stored(quarantined=len(rows), last_refusal=_told(rows[-1]))
+    _tally(connection, stored)
+    return stored
+
+
+def _decode_all(connection: Connection, registry: Registry, messages: Sequence[Message], now_ms: int) -> list[Decoded]:
+    registry.keep_fresh(connection)
+    decoded = [_decode(message, registry, now_ms) for message in messages]
+    doubtful = any(refusal.reason in _DOUBTFUL for found in decoded for refusal in found.refusals)
+    if doubtful and registry.keep_fresh(connection, doubted=True):
+        decoded = [_decode(message, registry, now_ms) for message in messages]
+    return decoded
+
+
+def _decode(message: Message, registry: Registry, now_ms: int) -> Decoded:
+    try:
+        return native.decode(message, registry, now_ms)
+    except Exception as error:  # outermost for one message: a fault of ours must not stop those behind it
+        log.exception("cannot decode a message on %s", message.topic)
+        return Decoded(refusals=[ReadingError("internal_error", f"{type(error).__name__}: {error}")])
+
+
+def _learn(connection: Connection, registry: Registry, decoded: list[Decoded]) -> None:
+    """Declare the channels that came with a unit and were not known; refuse a message that goes beyond its gate's limit."""
+    wanted: dict[str, dict[str, Channel]] = {}
+    for index, found in enumerate(decoded):
+        for channel in found.channels:
+            of_gate = wanted.setdefault(channel.gate_id, {})
+            if len(of_gate) + registry.channel_count(channel.gate_id) >= CHANNELS_PER_GATE and channel.key not in of_gate:
+                detail = f"a gate may have {CHANNELS_PER_GATE} channels; {channel.key} would be one more"
+                decoded[index] = Decoded(refusals=[ReadingError("too_many_channels", detail)])
+                break
+            of_gate.setdefault(channel.key, channel)
+    if wanted:
+        historian.declare_channels(connection, [channel for of_gate in wanted.values() for channel in of_gate.values()])
+        registry.load_channels(connection, wanted)
+
+
+def _merge(rows: _Rows, place: Place, ts_ms: int, values: Mapping[str, float]) -> int:
+    """Put values into their wide rows; of two different ones the greater stays. Return how often that happened."""
+    conflicts = 0
+    for name, value in values.items():
+        which, slot = place.layout[name]
+        key = (place.series_ids[which], ts_ms)
+        cells = rows.get(key)
+        if cells is None:
+            cells = rows[key] = [None] * SLOTS
+        old = cells[slot]
+        if old is None:
+            cells[slot] = value
+        elif old != value:
+            conflicts += 1
+            cells[slot] = max(old, value)
+    return conflicts
+
+
+def _quarantine_row(message: Message, refusals: Sequence[ReadingError], now: datetime) -> dict[str, Any]:
+    return {
+        "received_at": now,
+        "topic": _printable(message.topic),
+        "payload": message.payload,
+        "reason": refusals[0].reason,
+        "detail": _printable("; ".join(str(refusal) for refusal in refusals)[:DETAIL_CHARACTERS]),
+    }
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"{row['topic']}: {row['reason']}: {row['detail']}"
+
+
+def _printable(text: str) -> str:
+    """Return the text with NUL (PostgreSQL refuses it) and lone surrogates (UTF-8 does) written out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def _tally(connection: Connection, stored: Stored) -> None:
+    counts = {
+        "messages_stored": stored.with_readings,
+        "messages_quarantined": stored.quarantined,
+        "messages_late": stored.late,
+        "readings_received": stored.readings,
+        "values_in_conflict": stored.conflicts,
+    }
+    for name, n in counts.items():
+        if n:
+            historian.tally(connection, name, n)
