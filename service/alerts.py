@@ -118,24 +118,21 @@ ACTIONS: Mapping[str, Action] = {
         "check_alignment",
         Words(
             "检查联轴器对中、地脚螺栓和基础；双吊点闸门同时检查两侧是否同步",
-            "Check coupling alignment, foundation bolts and footing; "
-            "on gates with two hoist points also whether they run level",
+            "Check coupling alignment, foundation bolts and footing; on gates with two hoist points also whether they run level",
         ),
     ),
     "winding": Action(
         "test_winding_insulation",
         Words(
             "停机测量电机绕组绝缘电阻和三相电流平衡，检查受潮与通风",
-            "Stop the motor; measure winding insulation resistance and phase balance; "
-            "look for damp and blocked ventilation",
+            "Stop the motor; measure winding insulation resistance and phase balance; look for damp and blocked ventilation",
         ),
     ),
     "gear": Action(
         "inspect_gearbox",
         Words(
             "检查减速器：油位、油质与铁屑，打开视孔看齿面点蚀与磨损",
-            "Inspect the gearbox: oil level, oil condition and metal debris; "
-            "look at the tooth flanks for pitting and wear",
+            "Inspect the gearbox: oil level, oil condition and metal debris; look at the tooth flanks for pitting and wear",
         ),
     ),
     "brake_drag": Action(
@@ -157,8 +154,7 @@ ACTIONS: Mapping[str, Action] = {
         "inspect_seals",
         Words(
             "检查底止水与侧止水磨损；避免在引起振动的小开度长时间停留",
-            "Inspect bottom and side seals for wear; "
-            "do not leave the gate long at the small openings where it vibrates",
+            "Inspect bottom and side seals for wear; do not leave the gate long at the small openings where it vibrates",
         ),
     ),
     "nut_wear": Action(
@@ -214,9 +210,7 @@ _BY_COMPONENT: Mapping[str, Action] = {
 }
 _ANY = Action(
     "inspect_gate",
-    Words(
-        "现场检查闸门与启闭机，必要时试运行一次", "Inspect the gate and its hoist on site; move it once where allowed"
-    ),
+    Words("现场检查闸门与启闭机，必要时试运行一次", "Inspect the gate and its hoist on site; move it once where allowed"),
 )
 
 
@@ -557,9 +551,7 @@ def body(event: Event, locale: str = DEFAULT_LOCALE) -> bytes:
     }
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > MAX_BODY_BYTES:
-        raise ValueError(
-            f"webhook body: allowed are {MAX_BODY_BYTES} bytes; {event.type} {event.subject} has {len(text)}"
-        )
+        raise ValueError(f"webhook body: allowed are {MAX_BODY_BYTES} bytes; {event.type} {event.subject} has {len(text)}")
     return text
 
 

@@ -297,9 +297,7 @@ def check_schema(engine: Engine) -> None:
     with engine.connect() as connection:
         found = alembic.runtime.migration.MigrationContext.configure(connection).get_current_revision()
     if found != head:
-        raise BadInput(
-            f"database: its schema is {found or 'empty'}, this version needs {head}; run `sluicewatch migrate`"
-        )
+        raise BadInput(f"database: its schema is {found or 'empty'}, this version needs {head}; run `sluicewatch migrate`")
 
 
 def alembic_config() -> alembic.config.Config:
@@ -357,9 +355,7 @@ def scored_gates(connection: Connection, as_of: datetime) -> set[str]:
 
 def latest_forecast(connection: Connection, gate_id: str) -> list[Row]:
     """The newest forecast of a gate: its gate row (component '') first, then its components; empty if never scored."""
-    newest = sa.select(sa.func.max(forecasts.c.as_of)).where(
-        forecasts.c.gate_id == gate_id, forecasts.c.component == ""
-    )
+    newest = sa.select(sa.func.max(forecasts.c.as_of)).where(forecasts.c.gate_id == gate_id, forecasts.c.component == "")
     query = sa.select(forecasts).where(forecasts.c.gate_id == gate_id, forecasts.c.as_of == newest.scalar_subquery())
     return _rows(connection.execute(query.order_by(forecasts.c.component)))
 
@@ -426,11 +422,7 @@ def save_cases(connection: Connection, rows: Sequence[Row]) -> None:
                 stepped_as_of=sa.bindparam("b_stepped_as_of", type_=UtcMillis),
                 alert_id=sa.bindparam("b_alert_id"),
             ),
-            [
-                {f"b_{name}": value for name, value in row.items()}
-                for row in rows
-                if (row["gate_id"], row["component"]) in known
-            ],
+            [{f"b_{name}": value for name, value in row.items()} for row in rows if (row["gate_id"], row["component"]) in known],
         )
 
 
@@ -525,9 +517,7 @@ def apply_change(
     else:
         where = sa.and_(alerts.c.alert_id == before.alert_id, alerts.c.version == before.version)
         if connection.execute(sa.update(alerts).where(where).values(values)).rowcount != 1:
-            raise Conflict(
-                f"alert {before.alert_id}: it was changed meanwhile; version {before.version} is not the newest"
-            )
+            raise Conflict(f"alert {before.alert_id}: it was changed meanwhile; version {before.version} is not the newest")
     if change.event_type is None:
         return after
     if gate is None:
@@ -576,9 +566,7 @@ def open_notices(connection: Connection, kind: str | None = None) -> list[Notice
     query = sa.select(notices).where(notices.c.closed_at.is_(None))
     if kind is not None:
         query = query.where(notices.c.kind == kind)
-    return [
-        Notice(**row) for row in _rows(connection.execute(query.order_by(notices.c.opened_at, notices.c.notice_id)))
-    ]
+    return [Notice(**row) for row in _rows(connection.execute(query.order_by(notices.c.opened_at, notices.c.notice_id)))]
 
 
 def save_notice(connection: Connection, notice: Notice, *, actor: Actor, gate: Gate | None = None) -> None:
@@ -594,9 +582,7 @@ def save_notice(connection: Connection, notice: Notice, *, actor: Actor, gate: G
         gate = load_gates(connection, [notice.gate_id]).get(notice.gate_id) or _unknown_gate(notice.gate_id)
     event = life.notice_event(notice, gate)
     publish(connection, event)
-    append_audit(
-        connection, at=event.at, actor=actor, action=event.type, subject=notice.notice_id, after=dict(notice.detail)
-    )
+    append_audit(connection, at=event.at, actor=actor, action=event.type, subject=notice.notice_id, after=dict(notice.detail))
 
 
 # --- events and outbox rows -----------------------------------------------------------------------------------------
@@ -667,9 +653,7 @@ def events_after(connection: Connection, event_sequence: int, limit: int = 500) 
 
 def events_of(connection: Connection, subject: str) -> list[Row]:
     """The events of one alert or notice, in order."""
-    return _rows(
-        connection.execute(sa.select(events).where(events.c.subject == subject).order_by(events.c.event_sequence))
-    )
+    return _rows(connection.execute(sa.select(events).where(events.c.subject == subject).order_by(events.c.event_sequence)))
 
 
 def last_event_sequence(connection: Connection) -> int:
@@ -778,9 +762,7 @@ def delete_endpoint(connection: Connection, endpoint_id: str, *, at: datetime, a
     connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
     pending = sa.and_(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == "pending")
     connection.execute(sa.update(deliveries).where(pending).values(state="failed", finished_at=at))
-    append_audit(
-        connection, at=at, actor=actor, action="endpoint.deleted", subject=endpoint_id, before={"url": before["url"]}
-    )
+    append_audit(connection, at=at, actor=actor, action="endpoint.deleted", subject=endpoint_id, before={"url": before["url"]})
 
 
 def rotate_secret(
@@ -790,18 +772,12 @@ def rotate_secret(
     get_endpoint(connection, endpoint_id)
     secret = endpoint_secrets.c
     mine = secret.endpoint_id == endpoint_id
-    connection.execute(
-        sa.update(endpoint_secrets).where(mine, secret.expires_at.is_(None)).values(expires_at=at + keep_old)
-    )
+    connection.execute(sa.update(endpoint_secrets).where(mine, secret.expires_at.is_(None)).values(expires_at=at + keep_old))
     newest = connection.scalar(sa.select(sa.func.max(secret.generation)).where(mine)) or 0
     connection.execute(
-        sa.delete(endpoint_secrets).where(
-            mine, sa.or_(secret.expires_at <= at, secret.generation <= newest - MAX_OLD_SECRETS)
-        )
+        sa.delete(endpoint_secrets).where(mine, sa.or_(secret.expires_at <= at, secret.generation <= newest - MAX_OLD_SECRETS))
     )
-    connection.execute(
-        sa.insert(endpoint_secrets).values(endpoint_id=endpoint_id, generation=newest + 1, sealed=sealed_secret)
-    )
+    connection.execute(sa.insert(endpoint_secrets).values(endpoint_id=endpoint_id, generation=newest + 1, sealed=sealed_secret))
     append_audit(connection, at=at, actor=actor, action="endpoint.rotated", subject=endpoint_id)
 
 
@@ -1006,9 +982,7 @@ def append_audit(
     )
 
 
-def list_audit(
-    connection: Connection, *, subject: str | None = None, limit: int = 500, before: int | None = None
-) -> list[Row]:
+def list_audit(connection: Connection, *, subject: str | None = None, limit: int = 500, before: int | None = None) -> list[Row]:
     """Audit rows, newest first; `before` is the audit_id of the last one seen."""
     query = sa.select(audit)
     if subject is not None:
