@@ -41,8 +41,8 @@ LIMITS = {
 CANNOT: dict[Kind, str] = {
     "mosquitto": "",
     "amqtt": (
-        "no MQTT 5, no redelivery of unacknowledged messages, nothing kept for an absent client or over a restart; "
-        "for those install Mosquitto (Debian: apt-get install mosquitto)"
+        "no MQTT 5, no redelivery of unacknowledged messages, nothing kept for a client that is away, for one that has just "
+        "left, or over a restart; for those install Mosquitto (Debian: apt-get install mosquitto)"
     ),
 }
 
