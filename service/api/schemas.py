@@ -1,0 +1,331 @@
+"""What enters and leaves the API. Enumerations are open: clients must take a value they do not know as such."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.alerts import FINDINGS, LOCALES, MAX_NOTE
+from service.api.context import Instant
+
+Item = TypeVar("Item")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Calibration = Literal["calibrated here", "not yet calibrated here"]
+Finding = Literal[FINDINGS]  # type: ignore[valid-type]  # the tuple in service.alerts is the one list
+Locale = Literal[LOCALES]  # type: ignore[valid-type]  # likewise
+MaintenanceKind = Literal["failure", "repair", "replacement", "lubrication", "inspection"]
+GateState = Literal["at_risk", "normal", "no_verdict", "stale"]
+Note = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
+Identifier = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,128}$")]
+
+
+class Out(BaseModel):
+    """A response, or a part of one."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class In(BaseModel):
+    """A request body; a member we do not know is refused, for it may be a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class Page(Out, Generic[Item]):
+    """One page of a list; `next` is the cursor of the following one, null on the last."""
+
+    items: list[Item]
+    next: str | None = None
+
+
+class GateOut(Out):
+    """A gate and how it stands."""
+
+    gate_id: str
+    station_id: str
+    name: str | None
+    name_zh: str | None
+    gate_type: str | None
+    hoist_type: str | None
+    role: str | None
+    criticality: str | None
+    travel_m: float | None
+    commissioned_on: str | None
+    last_seen: Instant | None = Field(description="Event time of the newest reading.")
+    state: GateState = Field(description="`no_verdict` and `stale` are not good news: nobody knows.")
+    reason: str = Field(description="Why there is no verdict; empty otherwise.")
+    data_stale: bool = Field(description="No reading for 24 hours; a gate at risk stays at risk meanwhile.")
+    severity: str | None = Field(description="Of its most severe unresolved alert.")
+    open_alerts: int
+    as_of: Instant | None = Field(description="The day of its newest forecast.")
+    p_14d: Probability | None = Field(description="P(failure within 14 days) of the whole gate.")
+
+
+class StationOut(Out):
+    """Where a gate is."""
+
+    station_id: str
+    name: str | None
+    name_zh: str | None
+    basin: str | None
+    river: str | None
+    river_km: float | None
+    downstream_station_id: str | None
+    time_zone: str | None
+    latitude: float | None
+    longitude: float | None
+
+
+class ComponentOut(Out):
+    """A part of a gate, with what its plate says."""
+
+    component: str
+    rated_power_kw: float | None
+    rated_current_a: float | None
+    speed_rpm: float | None
+    iso_class: str | None
+
+
+class ChannelOut(Out):
+    """One measured quantity of a gate."""
+
+    key: str = Field(description="`component.quantity` or `component.point.quantity`.")
+    component: str
+    point: str
+    quantity: str
+    unit: str
+    interval_s: float | None
+
+
+class GateDetail(GateOut):
+    """A gate with its station, components and channels."""
+
+    station: StationOut | None
+    components: list[ComponentOut]
+    channels: list[ChannelOut]
+
+
+class ForecastRow(Out):
+    """What the model says about one component, or about the gate as a whole (component empty)."""
+
+    component: str
+    verdict: Literal["forecast", "no_verdict"]
+    reason: str = Field(description="Why there is no verdict; empty otherwise.")
+    p_7d: Probability | None
+    p_14d: Probability | None
+    p_21d: Probability | None
+    ttf_p10_d: float | None = Field(description="First day on which the curve reaches 0.1; null beyond 21 days.")
+    ttf_p50_d: float | None
+    ttf_p90_d: float | None
+    failure_mode: str
+    curve: list[Probability] | None = Field(description="P(failure within 1..21 days), never falling.")
+
+
+class ForecastOut(Out):
+    """One day's forecast of a gate."""
+
+    gate_id: str
+    as_of: Instant = Field(description="Only what happened before this instant was used.")
+    model_version: str
+    calibration: Calibration
+    gate: ForecastRow
+    components: list[ForecastRow]
+
+
+class Series(Out):
+    """One channel's values in time order: `values`, or `low` and `high` where buckets were asked for."""
+
+    key: str
+    unit: str
+    ts: list[Instant]
+    values: list[float] | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
+
+
+class ReadingsOut(Out):
+    """Readings of one gate; `next_from` is the `from` of the following page, null when this one is complete."""
+
+    gate_id: str
+    channels: list[Series]
+    next_from: Instant | None = None
+
+
+class OperationOut(Out):
+    """One movement of a gate from start to stop."""
+
+    started_at: Instant
+    ended_at: Instant
+    summary: dict[str, float] = Field(
+        description="`minutes`, context such as `load`, and `<channel>:median`, `:start` or `:max` over the movement."
+    )
+
+
+class MaintenanceIn(In):
+    """A maintenance record, in the words of maintenance.csv."""
+
+    gate_id: Identifier
+    kind: MaintenanceKind
+    started_at: Instant
+    component: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{0,128}$")] = Field(
+        "", description="Empty means the whole gate."
+    )
+    failure_mode: Annotated[str, StringConstraints(pattern="^[a-z0-9_]{0,64}$")] = ""
+    ended_at: Instant | None = None
+    finding: Finding | None = None
+    alert_id: Annotated[str, StringConstraints(max_length=64)] | None = None
+    note: Note | None = None
+
+
+class MaintenanceOut(Out):
+    """A maintenance record."""
+
+    maintenance_id: int
+    gate_id: str
+    component: str
+    kind: str
+    failure_mode: str | None
+    started_at: Instant
+    ended_at: Instant | None
+    finding: str | None
+    alert_id: str | None
+    note: str | None
+    recorded_at: Instant
+
+
+class ActionOut(Out):
+    """What a crew should do first."""
+
+    code: str
+    text_zh: str
+    text_en: str
+
+
+class AlertOut(Out):
+    """A case that needs attention: one component of one gate."""
+
+    alert_id: str
+    gate_id: str
+    component: str
+    failure_mode: str
+    severity: str
+    state: str
+    opened_at: Instant
+    opened_as_of: Instant
+    as_of: Instant = Field(description="The day of the forecast behind these numbers.")
+    p_7d: Probability
+    p_14d: Probability
+    curve: list[Probability]
+    respond_by: Instant
+    confidence: str
+    evidence: list[dict[str, Any]]
+    recommended_action: ActionOut
+    model_version: str
+    version: int
+    acknowledged_by: str | None
+    acknowledged_at: Instant | None
+    resolved_by: str | None
+    resolved_at: Instant | None
+    resolution: str | None
+    finding: str | None
+    note: str | None
+
+
+class ResolveIn(In):
+    """What the visit found; it is what the model learns from."""
+
+    finding: Finding
+    note: Note | None = None
+
+
+class EndpointIn(In):
+    """A receiver of notifications."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    description: Annotated[str, StringConstraints(max_length=200)] = ""
+    event_types: list[str] = Field([], max_length=100, description="Which events to send; none means all.")
+    locale: Locale = "zh-CN"
+
+
+class EndpointOut(Out):
+    """A receiver; its secret is shown once, when it is made."""
+
+    endpoint_id: str
+    url: str
+    description: str
+    event_types: list[str]
+    locale: str
+    state: str = Field(description="`unverified` until a signed ping was accepted.")
+    created_at: Instant
+    verified_at: Instant | None
+    last_success_at: Instant | None
+    disabled_reason: str | None
+
+
+class NewEndpointOut(EndpointOut):
+    """A receiver just made, with its secret."""
+
+    secret: str = Field(description="Signs every delivery (Standard Webhooks). Keep it: it is not shown again.")
+
+
+class PingOut(Out):
+    """A test that was queued."""
+
+    webhook_id: str
+
+
+class DeliveryOut(Out):
+    """One notification on its way to one receiver."""
+
+    webhook_id: str
+    event_type: str
+    subject: str
+    state: str
+    attempts: int
+    created_at: Instant
+    next_attempt_at: Instant | None
+    finished_at: Instant | None
+
+
+class QuarantineOut(Out):
+    """A message that could not be used."""
+
+    quarantine_id: int
+    received_at: Instant
+    topic: str
+    reason: str
+    detail: str
+    payload: str = Field(description="Its first 4 KB as text; bytes that are not text are replaced.")
+
+
+class ModelOut(Out):
+    """A registered model."""
+
+    version: str
+    aliases: list[str]
+    sha256: str
+    created_at: Instant | None
+    open_at: float = Field(description="An alert opens when P(failure within 14 days) reaches this on 2 of 3 days.")
+    calibration: Calibration
+
+
+class Check(Out):
+    """One thing that must be so."""
+
+    status: Literal["pass", "warn", "fail"]
+    detail: str
+
+
+class Readiness(Out):
+    """Whether this process can do its work; `warn` does not make it unready."""
+
+    status: Literal["pass", "warn", "fail"]
+    checks: dict[str, Check]
+
+
+class Liveness(Out):
+    """This process answers."""
+
+    status: Literal["pass"]

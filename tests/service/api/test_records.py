@@ -1,0 +1,46 @@
+"""What the system keeps of itself: quarantine and models."""
+
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+
+from pipeline.historian import writing
+from tests.service.api import fleet
+from tests.service.api.client import TestClient
+from tests.service.api.test_gates import all_pages
+
+
+def test_the_quarantine_shows_the_reason_and_the_bytes_as_text(client: TestClient) -> None:
+    found = client.get("/api/v1/quarantine").json()["items"]
+
+    assert [row["detail"] for row in found] == ["message 2", "message 1", "message 0"]
+    assert {row["reason"] for row in found} == {"not_json"}
+    assert found[0]["payload"] == '{"t": \ufffd'
+
+
+def test_the_quarantine_can_be_paged_and_asked_for_a_reason(client: TestClient, fleet_engine: Engine) -> None:
+    with writing(fleet_engine) as connection:
+        fleet.add_quarantine(connection, 9)
+
+    assert [row["quarantine_id"] for row in all_pages(client, "/api/v1/quarantine", 5)] == list(range(12, 0, -1))
+    assert client.get("/api/v1/quarantine?reason=wrong_unit").json() == {"items": [], "next": None}
+
+
+def test_a_model_is_listed_with_its_aliases_and_threshold(client: TestClient) -> None:
+    assert client.get("/api/v1/models").json()["items"] == [
+        {
+            "version": fleet.VERSION,
+            "aliases": ["champion"],
+            "sha256": "ab" * 32,
+            "created_at": "2026-11-01T00:00:00Z",
+            "open_at": 0.4,
+            "calibration": "not yet calibrated here",
+        }
+    ]
+
+
+def test_a_registry_that_cannot_be_read_lists_nothing_and_is_not_ready(client: TestClient, registry: Path) -> None:
+    (registry / "aliases.json").write_text("{")
+
+    assert client.get("/api/v1/models").json()["items"] == []
+    assert client.get("/readyz").json()["checks"]["model"]["status"] == "fail"
