@@ -206,7 +206,7 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
     shared.update(_ranked("gate_z", gate_z))
     shared.update({f"hoist_{hoist}": np.full(len(at), float(history.hoist_type == hoist)) for hoist in HOIST_TYPES})
 
-    parts = []
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
     for component in history.components:
         groups = deviations[component]
         own = {group: groups.get(group) or _fuse([], len(at)) for group in OWN_GROUPS}
@@ -221,14 +221,17 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         columns.update(view.context(component))
         kind = component if component in COMPONENT_KINDS else "other"
         columns.update({f"is_{name}": np.full(len(at), float(name == kind)) for name in (*COMPONENT_KINDS, "other")})
-        frame = pd.DataFrame({name: columns[name] for name in FEATURES})
-        frame.insert(0, "gate_id", history.gate_id)
-        frame.insert(1, "component", component)
-        frame.insert(2, "as_of", pd.Series(at.astype("datetime64[ms]")).dt.tz_localize("UTC"))
-        frame.insert(3, "reason", view.reasons(component))
-        frame.insert(4, "hoist_type", history.hoist_type)
-        parts.append(frame)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
+        for name in FEATURES:
+            blocks[name].append(columns[name])
+    n = len(history.components)
+    keys = {
+        "gate_id": np.full(n * len(at), history.gate_id, dtype=object),
+        "component": np.repeat(np.array(history.components, dtype=object), len(at)),
+        "as_of": pd.Series(np.tile(at, n).astype("datetime64[ms]")).dt.tz_localize("UTC"),
+        "reason": np.concatenate([view.reasons(component) for component in history.components] or [np.empty(0, object)]),
+        "hoist_type": np.full(n * len(at), history.hoist_type, dtype=object),
+    }
+    return pd.DataFrame({**keys, **{name: np.concatenate(blocks[name] or [np.empty(0)]) for name in FEATURES}})
 
 
 def cycle_state(
@@ -298,8 +301,9 @@ class _GateView:
         operations = operations.reindex(columns=[*operations.columns, *(c for c in _ALWAYS if c not in operations)])
         started = operations["started_ms"].to_numpy(dtype=np.int64)
         known = started < at[-1]
-        self.operations = operations[known].reset_index(drop=True)
+        self.operations = {name: operations[name].to_numpy(dtype=float)[known] for name in operations.columns}
         self.started = started[known]
+        self._cycles: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.origin = int(at[0]) - (max(_WINDOWS) + 1) * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
@@ -320,7 +324,9 @@ class _GateView:
 
     def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
         """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
-        return cycle_state(self.history.maintenance, component, self.first_day_ms, self.at)
+        if component not in self._cycles:
+            self._cycles[component] = cycle_state(self.history.maintenance, component, self.first_day_ms, self.at)
+        return self._cycles[component]
 
     def reasons(self, component: str) -> np.ndarray:
         """Why the component gets no forecast at each as_of; ``""`` where it gets one."""
@@ -333,7 +339,7 @@ class _GateView:
     def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
         """Per group of evidence the component has: the trend of its deviation at each as_of."""
         channels: dict[str, list[str]] = {}
-        for name in self.operations.columns:
+        for name in self.operations:
             key = name.partition(":")[0]
             group = _GROUP_OF.get(quantity_of(key), "")
             if group and key.split(".")[0] == component and name.endswith((":median", ":max")):
@@ -360,20 +366,20 @@ class _GateView:
     def _deviation(self, name: str, group: str, in_cycle: np.ndarray, in_baseline: np.ndarray) -> tuple[np.ndarray, float]:
         """What each operation of the cycle shows beyond what the baseline explains, and the baseline's own scatter."""
         ops = self.operations
-        value = ops[name].to_numpy(dtype=float)
-        load = _filled(ops["load"].to_numpy(dtype=float), in_baseline)
+        value = ops[name]
+        load = _filled(ops["load"], in_baseline)
         if group == "temperature":
-            ambient = ops["ambient_temperature"].to_numpy(dtype=float)
-            base = np.where(np.isnan(ambient), ops[name.replace(":max", ":start")].to_numpy(dtype=float), ambient)
-            heat = 1.0 - np.exp(-ops["minutes"].to_numpy(dtype=float) / 20.0)
+            ambient = ops["ambient_temperature"]
+            base = np.where(np.isnan(ambient), ops[name.replace(":max", ":start")], ambient)
+            heat = 1.0 - np.exp(-ops["minutes"] / 20.0)
             since_min = np.diff(self.started, prepend=self.started[:1] - DAY_MS) / 60_000.0
             warm = np.concatenate([[0.0], heat[:-1]]) * np.exp(-since_min / 60.0)
             target = value - base
             explained_by = [heat, heat * load, heat * load**2, warm, base]
         else:
             target = np.log(np.maximum(value, 1e-6))
-            head = _filled(ops["head"].to_numpy(dtype=float), in_baseline)
-            opening = _filled(ops["opening"].to_numpy(dtype=float), in_baseline)
+            head = _filled(ops["head"], in_baseline)
+            opening = _filled(ops["opening"], in_baseline)
             explained_by = [load, opening, head]
         fit_on = in_baseline & np.isfinite(target)
         predicted, scatter = _ridge(np.column_stack(explained_by), target, fit_on)
@@ -394,8 +400,8 @@ class _GateView:
         wanted = {"vibration_level_mm_s": "velocity_rms:median", "temperature_level_c": "temperature:max"}
         levels = {}
         for feature, ending in wanted.items():
-            names = [n for n in self.operations.columns if n.split(".")[0] == component and n.endswith(f".{ending}")]
-            daily = [_remembered(self._daily_mean(self.operations[name].to_numpy(dtype=float))) for name in names]
+            names = [n for n in self.operations if n.split(".")[0] == component and n.endswith(f".{ending}")]
+            daily = [_remembered(self._daily_mean(self.operations[name])) for name in names]
             levels[feature] = _nan_max(np.vstack(daily) if daily else np.full((1, self.n_days + 1), np.nan))
             levels[feature] = levels[feature][self.columns]
         return levels
@@ -409,8 +415,8 @@ class _GateView:
         use = self.day >= 0
         day = self.day[use].astype(int)
         count = np.bincount(day, minlength=self.n_days).astype(float)
-        minutes = np.bincount(day, weights=ops["minutes"].to_numpy(dtype=float)[use], minlength=self.n_days)
-        daily = {name: self._daily_mean(ops[name].to_numpy(dtype=float)) for name in ("load", "ambient_temperature", "head")}
+        minutes = np.bincount(day, weights=ops["minutes"][use], minlength=self.n_days)
+        daily = {name: self._daily_mean(ops[name]) for name in ("load", "ambient_temperature", "head")}
         columns = {
             "load_7d": _window(daily["load"], 7, _nan_mean),
             "operations_7d": _window(count, 7, np.sum),

@@ -438,7 +438,7 @@ def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) 
         rows = connection.execute(query).fetchall()
         if not rows:
             continue
-        table = np.array(rows, dtype=float)
+        table = np.array([tuple(row) for row in rows], dtype=float)
         part = pd.DataFrame(table[:, 1:], columns=[slot.channel.key for slot in slots])
         part.index = pd.Index(table[:, 0].astype(np.int64), name="ts_ms")
         parts.append(part.dropna(axis="columns", how="all"))
