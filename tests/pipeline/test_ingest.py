@@ -1,0 +1,358 @@
+"""Ingest through a real Mosquitto: a message acknowledged is on disk, counts once, and a bad one stops nothing."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+import sqlalchemy as sa
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy.engine import Engine
+
+from pipeline import historian, ingest, intake
+from pipeline.errors import BadInput
+from pipeline.ingest import IngestSettings, IngestState, run_ingest
+from service.broker import Broker, free_port
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+TOPIC = "sluicewatch/v1/S1/G1/motor/telemetry"
+
+CHILD = """
+import signal, sys, threading, time
+from datetime import UTC, datetime
+from pipeline import historian
+from pipeline.ingest import IngestSettings, IngestState, run_ingest
+
+def tell():
+    while state.storing_since is None:
+        time.sleep(0.0005)
+    print("storing", flush=True)
+
+stop, state = threading.Event(), IngestState()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+threading.Thread(target=tell, daemon=True).start()
+now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+run_ingest(historian.connect(sys.argv[1]), IngestSettings(sys.argv[2]), stop=stop, clock=lambda: now, state=state)
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """The URL of a historian that knows gate G1 of station S1."""
+    url = f"sqlite:///{tmp_path}/h.sqlite"
+    engine = historian.connect(url)
+    with historian.writing(engine) as connection:
+        historian.metadata.create_all(connection)
+        connection.execute(sa.insert(historian.gates), {"gate_id": "G1", "station_id": "S1"})
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = historian.connect(database)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def running(engine: Engine, url: str, **settings: Any) -> Iterator[IngestState]:
+    """Ingest in a thread until the end of the block; it is connected when the block begins and has stopped cleanly after it."""
+    state, stop = IngestState(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        ingesting = pool.submit(run_ingest, engine, IngestSettings(url, **settings), stop=stop, clock=lambda: NOW, state=state)
+        try:
+            eventually(lambda: state.connected or ingesting.done())
+            time.sleep(0.1)  # the broker has our SUBSCRIBE by then
+            yield state
+        finally:
+            stop.set()
+            ingesting.result(20)
+
+
+def eventually(happened: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Return when it happened; fail when it does not."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def reading(n: int, value: float = 1.0) -> bytes:
+    at = NOW - timedelta(hours=3) + timedelta(milliseconds=n)
+    return json.dumps({"t": at.isoformat(), "values": {"velocity_rms": value}, "units": {"velocity_rms": "mm/s"}}).encode()
+
+
+@contextmanager
+def sensor(broker: Broker) -> Iterator[Callable[..., None]]:
+    """A device: call it with payloads (and a topic) to publish them with QoS 1 and wait for the broker's acknowledgement."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="sensor", clean_session=False)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+
+    def publish(*payloads: bytes, topic: str = TOPIC, retain: bool = False) -> None:
+        for sent in [client.publish(topic, payload, qos=1, retain=retain) for payload in payloads]:
+            sent.wait_for_publish(20)
+            assert sent.is_published()
+
+    yield publish
+    client.disconnect()
+    client.loop_stop()
+
+
+def tally(engine: Engine, name: str = "messages_stored") -> int:
+    with engine.connect() as connection:
+        return historian.load_tallies(connection).get(name, 0)
+
+
+def stored_ms(engine: Engine) -> list[int]:
+    """Offsets n of the stored `reading(n)`; a doubled one would stand twice."""
+    start_ms = historian.to_ms(NOW - timedelta(hours=3))
+    with engine.connect() as connection:
+        return [row.ts_ms - start_ms for row in connection.execute(sa.select(historian.readings.c.ts_ms).order_by("ts_ms"))]
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_every_message_is_stored_once_and_none_waits_after_a_clean_stop(mosquitto: Broker, engine: Engine, version: str) -> None:
+    with sensor(mosquitto) as publish:
+        with running(engine, mosquitto.url, version=version):
+            publish(*(reading(n) for n in range(500)))
+        with running(engine, mosquitto.url, version=version):
+            publish(*(reading(n) for n in range(500, 600)))
+            eventually(lambda: len(stored_ms(engine)) == 600)
+
+    assert stored_ms(engine) == list(range(600))
+    assert tally(engine) == 600, "a message came again although it had been acknowledged"
+
+
+@pytest.mark.broker
+def test_malformed_messages_are_counted_and_kept_with_their_reason_and_ingest_goes_on(mosquitto: Broker, engine: Engine) -> None:
+    before = ingest.RECEIVED.labels("quarantined")._value.get()
+    wrong_unit = reading(1).replace(b"mm/s", b"furlong")
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url):
+        publish(b"velocity 1.3", wrong_unit)
+        publish(reading(2), topic="sluicewatch/v1/S1/G404/motor/telemetry")
+        publish(reading(3, float("nan")), b"{" + b" " * 204_800 + b"}", reading(4))
+        eventually(lambda: tally(engine) == 1)
+
+    with engine.connect() as connection:
+        kept = connection.execute(sa.select(historian.quarantine).order_by(historian.quarantine.c.quarantine_id)).fetchall()
+    assert [row.reason for row in kept] == ["not_json", "wrong_unit", "unknown_gate", "not_finite", "oversize"]
+    assert [len(row.payload) for row in kept][-1] == 4096
+    assert kept[1].payload == wrong_unit
+    assert stored_ms(engine) == [4]
+    assert tally(engine, "messages_quarantined") == 5
+    assert ingest.RECEIVED.labels("quarantined")._value.get() - before == 5
+
+
+@pytest.mark.broker
+def test_a_kept_copy_of_old_telemetry_is_not_taken_for_news(mosquitto: Broker, engine: Engine) -> None:
+    with sensor(mosquitto) as publish:
+        publish(reading(1), retain=True)
+        with running(engine, mosquitto.url):
+            eventually(lambda: tally(engine, "messages_quarantined") == 1)
+
+    assert stored_ms(engine) == []
+
+
+@pytest.mark.broker
+def test_a_batch_larger_than_the_brokers_window_does_not_stall(mosquitto: Broker, engine: Engine) -> None:
+    settings: dict[str, Any] = {"version": "5", "receive_maximum": 5, "most_messages": 2_000}
+    with running(engine, mosquitto.url, **settings):
+        pass  # the session exists now and collects
+    with sensor(mosquitto) as publish:
+        publish(*(reading(n) for n in range(400)))
+
+    started = time.monotonic()
+    with running(engine, mosquitto.url, **settings):
+        eventually(lambda: len(stored_ms(engine)) == 400)
+
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.broker
+def test_many_small_batches_keep_the_order_of_acknowledgement(mosquitto: Broker, engine: Engine) -> None:
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url, most_messages=7):
+        publish(*(reading(n) for n in range(500)))
+        eventually(lambda: len(stored_ms(engine)) == 500)
+
+    assert tally(engine) == 500
+
+
+@pytest.mark.broker
+def test_killed_in_mid_stream_it_loses_nothing_and_doubles_nothing(mosquitto: Broker, database: str, engine: Engine) -> None:
+    chance = random.Random(20260301)
+    sent = 0
+    with running(engine, mosquitto.url):
+        pass  # the session exists now and collects
+    with sensor(mosquitto) as publish:
+        for _ in range(3):
+            with child(database, mosquitto.url) as process:
+                publish(reading(sent))
+                sent += 1
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"storing\n"
+                until = time.monotonic() + chance.uniform(0.0, 0.5)
+                while time.monotonic() < until:
+                    publish(*(reading(n) for n in range(sent, sent + 20)))
+                    sent += 20
+                process.kill()
+        publish(*(reading(n) for n in range(sent, sent + 100)))
+        sent += 100
+
+    with running(engine, mosquitto.url):
+        eventually(lambda: len(stored_ms(engine)) >= sent)
+
+    assert stored_ms(engine) == list(range(sent))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+
+
+@contextmanager
+def child(database: str, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Ingest in a process of its own, which says ``storing`` when it stores its first batch; killed at the end of the block."""
+    command = [sys.executable, "-c", CHILD, database, url]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.broker
+def test_asked_to_end_it_stores_and_acknowledges_what_it_has(mosquitto: Broker, database: str, engine: Engine) -> None:
+    with sensor(mosquitto) as publish, child(database, mosquitto.url) as process:
+        retained = json.dumps({"status": "online", "t": NOW.isoformat()}).encode()
+        publish(retained, topic="sluicewatch/v1/S1/G1/status", retain=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"storing\n"
+        publish(*(reading(n) for n in range(200)))
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(20)
+    with running(engine, mosquitto.url):
+        eventually(lambda: len(stored_ms(engine)) == 200)
+
+    assert code == 0
+    assert tally(engine) == 200, "a message came again although it had been stored"
+
+
+@pytest.mark.broker
+def test_what_could_not_be_stored_was_not_acknowledged(mosquitto: Broker, database: str, engine: Engine) -> None:
+    with running(engine, mosquitto.url):
+        pass
+    with sensor(mosquitto) as publish:
+        publish(*(reading(n) for n in range(300)))
+
+    with historian.writing(engine), child(database, mosquitto.url) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"storing\n"
+        time.sleep(0.3)
+        process.kill()
+    nothing = stored_ms(engine)
+    with running(engine, mosquitto.url):
+        eventually(lambda: len(stored_ms(engine)) == 300)
+
+    assert nothing == []
+    assert stored_ms(engine) == list(range(300))
+
+
+@pytest.mark.broker
+def test_a_storage_outage_is_reported_waited_for_and_made_up_for(mosquitto: Broker, database: str, engine: Engine) -> None:
+    impatient = historian.connect(database)
+    sa.event.listen(impatient, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=200"))
+
+    with sensor(mosquitto) as publish, running(impatient, mosquitto.url) as state:
+        publish(*(reading(n) for n in range(50)))
+        eventually(lambda: len(stored_ms(engine)) == 50)
+        with historian.writing(engine):
+            publish(*(reading(n) for n in range(50, 250)))
+            eventually(lambda: any("storage: " in fault for fault in state.faults()))
+            time.sleep(1)
+            assert len(stored_ms(engine)) == 50
+        eventually(lambda: len(stored_ms(engine)) == 250)
+        eventually(lambda: state.faults() == [])
+    impatient.dispose()
+
+    assert stored_ms(engine) == list(range(250))
+
+
+@pytest.mark.broker
+def test_a_broker_that_restarts_is_found_again(mosquitto: Broker, engine: Engine) -> None:
+    with running(engine, mosquitto.url) as state:
+        for round_ in range(3):
+            with sensor(mosquitto) as publish:
+                publish(*(reading(n) for n in range(round_ * 100, round_ * 100 + 100)))
+            mosquitto.stop()
+            eventually(lambda: state.faults() == ["not connected to the broker"])
+            mosquitto.start()
+        eventually(lambda: len(stored_ms(engine)) == 300)
+
+    assert stored_ms(engine) == list(range(300))
+
+
+@pytest.mark.broker
+def test_a_message_the_historian_rejects_is_put_aside_and_those_beside_it_are_stored(mosquitto: Broker, engine: Engine) -> None:
+    with historian.writing(engine) as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no_666 BEFORE INSERT ON readings WHEN NEW.v0 = 666 BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+
+    with running(engine, mosquitto.url), sensor(mosquitto) as publish:
+        publish(reading(0), reading(1, 666.0), *(reading(n) for n in range(2, 20)))
+        eventually(lambda: len(stored_ms(engine)) == 19)
+        eventually(lambda: tally(engine, "messages_quarantined") == 1)
+
+    with engine.connect() as connection:
+        kept = connection.execute(sa.select(historian.quarantine)).one()
+    assert (kept.reason, kept.payload) == ("not_storable", reading(1, 666.0))
+    assert "not this one" in kept.detail
+
+
+@pytest.mark.broker
+def test_a_fault_nobody_thought_of_does_not_end_it(
+    mosquitto: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = [RuntimeError("first"), RuntimeError("second")]
+
+    def store_messages(*arguments: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return honest(*arguments)
+
+    honest = intake.store_messages
+    monkeypatch.setattr(ingest, "store_messages", store_messages)
+
+    with running(engine, mosquitto.url), sensor(mosquitto) as publish:
+        publish(*(reading(n) for n in range(50)))
+        eventually(lambda: len(stored_ms(engine)) == 50)
+
+    assert [record.exc_info[1].args for record in caplog.records if record.exc_info and record.exc_info[1]] == [
+        ("second",),
+        ("first",),
+    ]
+
+
+def test_a_first_connection_that_fails_is_bad_input(engine: Engine) -> None:
+    with pytest.raises(BadInput, match="cannot reach"):
+        run_ingest(engine, IngestSettings(f"mqtt://127.0.0.1:{free_port()}"), stop=threading.Event(), clock=lambda: NOW)
+
+
+def test_a_loop_that_stands_still_and_a_batch_that_takes_long_are_reported() -> None:
+    now = time.monotonic()
+
+    assert IngestState(moved_at=now).stuck() == []
+    assert IngestState(moved_at=now - 121).stuck() == ["the loop has not moved for 121 s"]
+    assert IngestState(connected=True, storing_since=now - 1).faults() == []
+    assert IngestState(connected=True, storing_since=now - 6).faults() == ["storage: a batch has been under way for 6 s"]
