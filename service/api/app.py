@@ -34,8 +34,9 @@ def create_app(
     check_url: Callable[[str], str],
     session_key: bytes,
     public_url: str = "",
+    wall_clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
-    """Make the application; every argument is explained at `service.api.context.Context`."""
+    """Make the application; every argument is explained at `service.api.context.Context`. One clock may serve as both."""
     app = FastAPI(
         title="sluicewatch",
         description="Predictive maintenance for water gates: gates, readings, forecasts, alerts and who is told.",
@@ -47,6 +48,7 @@ def create_app(
     app.state.context = Context(
         engine=engine,
         clock=clock,
+        wall_clock=wall_clock or clock,
         registry=registry,
         seal_secret=seal_secret,
         check_url=check_url,

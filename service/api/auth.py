@@ -103,7 +103,7 @@ def _authorise(
     challenge = {"WWW-Authenticate": 'Bearer realm="sluicewatch"'}
     if given is None:
         raise Problem("unauthenticated", "Send an API key: `Authorization: Bearer gk_…`.", headers=challenge)
-    now = here.clock()
+    now = here.wall_clock()
     with here.engine.connect() as connection:
         who = find_principal(connection, given.credentials, now)
     if who is None:

@@ -48,7 +48,8 @@ class Context:
 
     Attributes
     ----------
-    clock : what time it is, aware UTC; a demo runs on event time
+    clock : what time it is for gates and alerts, aware UTC; a demo runs on the time of its data
+    wall_clock : what time it is for people: when keys and sessions end
     registry : the folder of registered models; only manifests are read here, nothing is loaded
     seal_secret : seals a webhook secret, so that the database alone does not reveal it
     check_url : returns a webhook's address as it will be called, or refuses it (`BadInput`)
@@ -58,6 +59,7 @@ class Context:
 
     engine: Engine
     clock: Callable[[], datetime]
+    wall_clock: Callable[[], datetime]
     registry: Path
     seal_secret: Callable[[str], bytes]
     check_url: Callable[[str], str]

@@ -49,11 +49,12 @@ def words_of(request: Request) -> Words:
 
 def signed_in(request: Request, here: Here) -> Principal:
     """Return who is signed in; a revoked or expired key ends its sessions at once."""
-    key_id = session.open_seal(request.cookies.get(session.COOKIE, ""), here.clock(), here.session_key)
+    now = here.wall_clock()
+    key_id = session.open_seal(request.cookies.get(session.COOKIE, ""), now, here.session_key)
     if key_id is not None:
         with here.engine.connect() as connection:
             row = store.find_api_key(connection, key_id)
-        who = auth.live_principal(row, here.clock()) if row else None
+        who = auth.live_principal(row, now) if row else None
         if who is not None and who.scopes >= CONSOLE_SCOPES:
             return who
     raise SignInNeeded("sign in first")
@@ -98,7 +99,7 @@ def sign_in(request: Request, here: Here, words: Speech, form: Form) -> Response
     """Take an API key and begin a session."""
     after = _own_path(form.get("next", "/"))
     _refuse_other_sites(request)
-    now = here.clock()
+    now = here.wall_clock()
     with here.engine.connect() as connection:
         who = auth.find_principal(connection, form.get("key", "").strip(), now)
     if who is None or not who.scopes >= CONSOLE_SCOPES:
