@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -257,22 +256,20 @@ def deliver(health_port: int | None, **given: Any) -> None:
     import asyncio
     import random
 
+    from service.outbox import DeliveryState
     from service.outbox import deliver as run
     from service.settings import Settings
     from service.webhooks.guard import guarded_client
 
     settings = Settings.gather(given)
     engine, vault = _open(settings.database), settings.vault()
-    pulse = Pulse("the outbox", seconds=30.0)
+    state, stop = DeliveryState(), _stop_on_signals()
 
     async def until_stopped() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with guarded_client(settings.guard) as client:
-            await run(engine, client, clock=_wall, rng=random.Random(), vault=vault, stop=stop, on_round=pulse.beat)
+            await run(engine, client, clock=_wall, rng=random.Random(), vault=vault, stop=stop, state=state)
 
-    with _health(health_port, live=pulse.faults, ready=pulse.faults):
+    with _health(health_port, live=state.stuck, ready=state.faults):
         asyncio.run(until_stopped())
 
 
@@ -291,6 +288,8 @@ def serve(host: str, port: int, **given: Any) -> None:
     \b
     sluicewatch serve --database sqlite:///gates.sqlite --port 8000
     """
+    import secrets
+
     import uvicorn
 
     from service.api.app import create_app
@@ -302,7 +301,7 @@ def serve(host: str, port: int, **given: Any) -> None:
     app = create_app(
         engine,
         clock=_clock(settings.clock, engine),
-        list_models=lambda: _list_models(settings.registry),
+        registry=settings.registry,
         seal_secret=vault.seal,
         check_url=lambda url: check_url(url, settings.guard),
         session_key=secrets.token_bytes(32),
@@ -673,45 +672,6 @@ def _clock(kind: str, engine: Engine) -> Callable[[], datetime]:
     return newest
 
 
-@dataclass(slots=True)
-class Pulse:
-    """Notices when a loop stops turning."""
-
-    what: str
-    seconds: float
-    at: float = field(default_factory=time.monotonic)
-
-    def beat(self) -> None:
-        """The loop has turned."""
-        self.at = time.monotonic()
-
-    def faults(self) -> list[str]:
-        """Return that the loop stands still, if it does."""
-        still_s = time.monotonic() - self.at
-        return [f"{self.what} was last looked at {still_s:.0f} s ago"] if still_s > self.seconds else []
-
-
-def _list_models(registry: Path) -> list[ModelInfo]:
-    from models import registry as models
-    from service.api.context import ModelInfo
-
-    listed = []
-    for one in models.list_versions(registry):
-        policy = one.manifest.get("policy", {})
-        created_at = one.manifest.get("created_at")
-        listed.append(
-            ModelInfo(
-                version=one.version,
-                sha256=one.manifest.get("files", {}).get(models.MODEL, {}).get("sha256", ""),
-                created_at=datetime.fromisoformat(created_at) if created_at else None,
-                aliases=one.aliases,
-                open_at=policy.get("open_at", float("nan")),
-                calibrated_here=bool(policy.get("calibrated_here")),
-            )
-        )
-    return listed
-
-
 def _refuse_taken(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -723,6 +683,8 @@ def _refuse_taken(host: str, port: int) -> None:
 
 def _open(database: str, *, migrated: bool = True) -> Engine:
     """Open the database; the default file's folder is made when it is missing."""
+    import sqlalchemy as sa
+
     from pipeline import historian
     from service import store
 
@@ -734,8 +696,9 @@ def _open(database: str, *, migrated: bool = True) -> Engine:
             store.check_schema(engine)
         else:
             engine.connect().close()
-    except OSError as error:
-        raise BadInput(f"database: {error}") from None
+    except sa.exc.OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise BadInput(f"database: {engine.url.render_as_string()} cannot be opened; {reason}") from None
     return engine
 
 

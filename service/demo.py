@@ -149,9 +149,15 @@ def run_demo(settings: Settings, console: Console) -> Summary:
     folder = Path(tempfile.mkdtemp(prefix="sluicewatch-demo-"))
     try:
         with ExitStack() as stack:
-            return _Demo(settings, console, folder, stack).run()
-    finally:
+            summary = _Demo(settings, console, folder, stack).run()
+    except SluicewatchError:
+        console.print(f"database and logs of this demo are kept in {folder}")
+        raise
+    except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return summary
 
 
 class _Demo:

@@ -1,0 +1,111 @@
+"""The command line as people meet it: help with an example, and one clear line with exit code 2 for what is wrong."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from service.cli import main
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands(main)), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: click.Command) -> None:
+    answer = run(*path, "--help")
+
+    assert answer.exit_code == 0
+    assert f"sluicewatch {' '.join(path)}" in answer.output.replace("Usage: ", "", 1).split("\n", 1)[1]
+    assert command.help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("simulate",), "give either --to FOLDER or --mqtt URL"),
+        (("simulate", "--to", "{tmp}/x", "--start", "yesterday"), "--start: a day is written like 2026-03-01; got 'yesterday'"),
+        (("simulate", "--mqtt", "http://127.0.0.1:1", "--gates", "1", "--days", "1"), "mqtt"),
+        (("simulate", "--mqtt", "mqtt://127.0.0.1:{closed}", "--gates", "1", "--days", "1"), "no broker can be reached"),
+        (("import", "{tmp}/nowhere", "--database", "sqlite:///{tmp}/d.sqlite"), "does not exist"),
+        (("migrate", "--database", "mysql://x"), "database: allowed are sqlite:///FILE and postgresql://"),
+        (("migrate", "--database", "sqlite:///{tmp}/no/such/folder/d.sqlite"), "does not exist"),
+        (("migrate", "--database", "postgresql://postgres@127.0.0.1:{closed}/x"), "database:"),
+        (("score", "--database", "sqlite:///{tmp}/fresh.sqlite", "--registry", "{tmp}/r"), "sluicewatch migrate"),
+        (("serve", "--database", "sqlite:///{tmp}/d.sqlite", "--port", "{taken}"), "port: cannot listen on 127.0.0.1:"),
+        (("serve", "--database", "sqlite:///{tmp}/d.sqlite", "--public-url", "nonsense"), "public_url"),
+        (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "mqtt://127.0.0.1:{closed}"), "mqtt: cannot reach"),
+        (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "127.0.0.1"), "mqtt"),
+        (("deliver", "--database", "sqlite:///{tmp}/d.sqlite", "--webhook-allow-cidrs", "ten"), "webhook_allow_cidrs"),
+        (("train", "{tmp}", "--name", "x", "--registry", "{tmp}/r"), "dataset.json is missing"),
+        (("backtest", "{tmp}/n", "--from", "2024-01-01", "--to", "2024-02-01", "--out", "{tmp}/f"), "does not exist"),
+        (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f"), "does not exist"),
+        (("models", "show", "nobody", "--registry", "{tmp}/r"), "no model 'nobody'"),
+        (("models", "rollback", "--registry", "{tmp}/r"), "no previous champion"),
+        (("keys", "create", "x", "--scope", "everything", "--database", "sqlite:///{tmp}/d.sqlite"), "scopes: allowed are"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    run("migrate", "--database", f"sqlite:///{tmp_path}/d.sqlite")
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound but not listening: nobody answers there
+        places = {"tmp": tmp_path, "taken": taken.getsockname()[1], "closed": closed.getsockname()[1]}
+
+        answer = run(*(argument.format(**places) for argument in arguments))
+
+    assert answer.exit_code == 2, answer.output
+    assert told in answer.output
+    assert "Traceback" not in answer.output
+    if "dataset.json" not in told:  # a dataset lists all its gaps, one a line
+        assert len(answer.output.strip().splitlines()) == 1
+
+
+def test_every_flag_of_a_process_can_be_an_environment_variable(tmp_path: Path) -> None:
+    environment = {"SLUICEWATCH_DATABASE": f"sqlite:///{tmp_path}/by-environment.sqlite"}
+
+    answer = CliRunner(env=environment).invoke(main, ["migrate"])
+
+    assert answer.exit_code == 0
+    assert (tmp_path / "by-environment.sqlite").is_file()
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(tmp_path: Path) -> None:
+    database = ("--database", f"sqlite:///{tmp_path}/d.sqlite")
+    run("migrate", *database)
+
+    made = run("keys", "create", "duty room", "--scope", "alerts:read", *database).output.strip()
+    key_id = made.split("_")[1]
+    listed = run("keys", "list", *database).output
+    revoked = run("keys", "revoke", key_id, *database)
+
+    assert made.startswith("gk_")
+    assert "duty room" in listed
+    assert made not in listed
+    assert revoked.exit_code == 0
+    assert "revoked" in run("keys", "list", *database).output
+
+
+def test_help_answers_without_the_heavy_libraries() -> None:
+    code = "import sys, service.cli; print(sorted({'pandas', 'sklearn', 'fastapi', 'sqlalchemy'} & set(sys.modules)))"
+
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert answer.stdout.strip() == "[]"
