@@ -1,9 +1,10 @@
 """Scoring: once a day, from what the historian holds to forecasts, cases, alerts and outbox rows.
 
-`score_day` scores every gate as of one midnight. What is slow (cutting readings into operations, features, the model)
-happens outside the write lock; what people see happens at once: the forecasts, the cases' steps, the alerts, their
-events, outbox rows and audit rows of up to 500 gates are one transaction, and no gate is split. A gate that already has
-a forecast as of that midnight is left alone, so a run that was cut short is simply run again.
+`score_days` scores every gate as of some midnights, in their order. What is slow (cutting readings into operations,
+features, the model) is done for all of them together and outside the write lock; what people see happens at once: the
+forecasts, the cases' steps, the alerts, their events, outbox rows and audit rows of up to 500 gates on one day are one
+transaction, and no gate is split. A gate that already has a forecast as of a midnight is left alone, so a run that was
+cut short is simply run again.
 
 When a case opens and closes is decided in `models.policy`, what an alert becomes in `service.alerts`.
 """
@@ -15,7 +16,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,9 @@ GRACE = timedelta(minutes=10)
 
 BACKLOG = timedelta(days=60)
 """A first run, or one after a long pause, goes back no further: years of imported history are not years of alerts."""
+
+DAYS_AT_ONCE = 31
+"""Days of a backlog that share one look at a gate's history."""
 
 DAY = timedelta(days=1)
 STALE = "gate.data_stale"
@@ -105,51 +109,79 @@ class ScoreReport:
         return replace(self, **{name: getattr(self, name) + n for name, n in counts.items()})
 
 
-def score_day(
-    engine: Engine, model: Model, as_of: datetime, now: datetime, *, public_url: str = "", chunk: int = CHUNK
-) -> ScoreReport:
-    """Score every gate as of a UTC midnight; `now` is when people are told."""
-    if to_ms(as_of) % DAY_MS:
-        raise ValueError(f"as_of must be a UTC midnight; got {as_of.isoformat()}")
+def score_days(
+    engine: Engine, model: Model, as_ofs: Sequence[datetime], now: datetime, *, public_url: str = "", chunk: int = CHUNK
+) -> list[ScoreReport]:
+    """Score every gate as of some UTC midnights, in their order; `now` is when people are told."""
+    for as_of in as_ofs:
+        if to_ms(as_of) % DAY_MS:
+            raise ValueError(f"as_of must be a UTC midnight; got {as_of.isoformat()}")
+    days = sorted(as_ofs)
     started = time.perf_counter()
-    report = ScoreReport(as_of)
     with engine.connect() as connection:
         gate_ids = sorted(store.load_gates(connection))
-        known = store.scored_gates(connection, as_of)
-    report = report.add({"known": len(known)})
-    wanted = [gate_id for gate_id in gate_ids if gate_id not in known]
+        known = {as_of: store.scored_gates(connection, as_of) for as_of in days}
+    wanted = [gate_id for gate_id in gate_ids if any(gate_id not in known[as_of] for as_of in days)]
+    reports = {as_of: ScoreReport(as_of, known=len(known[as_of])) for as_of in days}
     for start in range(0, len(wanted), chunk):
-        report = report.add(_score_chunk(engine, model, wanted[start : start + chunk], as_of, now, public_url))
-    report = replace(report, duration_s=time.perf_counter() - started)
+        for as_of, counts in _score_chunk(engine, model, wanted[start : start + chunk], days, now, public_url):
+            reports[as_of] = reports[as_of].add(counts)
+    seconds = (time.perf_counter() - started) / len(days) if days else 0.0
+    done = [replace(reports[as_of], duration_s=seconds) for as_of in days]
     with writing(engine) as connection:
-        run = {
-            "as_of": as_of,
-            "finished_at": now,
-            "duration_s": report.duration_s,
-            "gates": report.gates + report.known,
-            "forecasts": report.forecasts,
-            "model_version": model.version,
-        }
-        store.save_scoring_run(connection, run)
-    return report
+        for report in done:
+            run = {
+                "as_of": report.as_of,
+                "finished_at": now,
+                "duration_s": report.duration_s,
+                "gates": report.gates + report.known,
+                "forecasts": report.forecasts,
+                "model_version": model.version,
+            }
+            store.save_scoring_run(connection, run)
+    return done
+
+
+def score_day(engine: Engine, model: Model, as_of: datetime, now: datetime, *, public_url: str = "") -> ScoreReport:
+    """Score every gate as of one UTC midnight."""
+    return score_days(engine, model, [as_of], now, public_url=public_url)[0]
 
 
 def _score_chunk(
-    engine: Engine, model: Model, gate_ids: Sequence[str], as_of: datetime, now: datetime, public_url: str
-) -> Mapping[str, int]:
+    engine: Engine, model: Model, gate_ids: Sequence[str], as_ofs: Sequence[datetime], now: datetime, public_url: str
+) -> Iterator[tuple[datetime, Mapping[str, int]]]:
     for gate_id in gate_ids:
-        refresh_operations(engine, gate_id, as_of)
+        refresh_operations(engine, gate_id, as_ofs[-1])
     with engine.connect() as connection:
-        rows = load_features(connection, gate_ids, as_of)
+        rows = load_features(connection, gate_ids, as_ofs)
     if rows.empty:
-        return {}
+        return
     forecasts = model.forecaster.predict(rows)
+    for as_of in as_ofs:
+        yield (
+            as_of,
+            _score_gates(
+                engine, model.policy, rows[rows["as_of"] == as_of], forecasts[forecasts["as_of"] == as_of], as_of, now, public_url
+            ),
+        )
+
+
+def _score_gates(
+    engine: Engine,
+    policy: Policy,
+    rows: pd.DataFrame,
+    forecasts: pd.DataFrame,
+    as_of: datetime,
+    now: datetime,
+    public_url: str,
+) -> Mapping[str, int]:
+    """Publish one day of one chunk: the one transaction."""
     with writing(engine) as connection:
-        late = store.scored_gates(connection, as_of)  # another process may have been faster
-        rows, forecasts = rows[~rows["gate_id"].isin(late)], forecasts[~forecasts["gate_id"].isin(late)]
+        known = store.scored_gates(connection, as_of)  # by an earlier run that was cut short, or by another process
+        rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
-        day = _Day(connection, model.policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
+        day = _Day(connection, policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
         for gate_id, of_gate in _by_gate(stored).items():
             day.step_gate(gate_id, of_gate)
         store.save_cases(connection, day.cases)
@@ -168,10 +200,11 @@ def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
         if not historian.load_dirty_days(connection, [gate_id], before_ms):
             return 0
     with writing(engine) as connection:
-        dirty = historian.dirty_days
-        # ingest marks a day and stores its readings in one transaction: whoever holds the mark's row sees them all
-        lock = sa.select(dirty.c.day_ms).where(dirty.c.gate_id == gate_id, dirty.c.day_ms < before_ms).with_for_update()
-        days_ms = sorted(connection.scalars(lock))
+        if connection.dialect.name == "postgresql":
+            # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading that comes
+            # while its day is cut could find the mark still there, and be forgotten when the mark goes.
+            connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
+        days_ms = historian.load_dirty_days(connection, [gate_id], before_ms).get(gate_id, [])
         for run_ms in _runs(days_ms):
             readings = historian.read_gate(connection, gate_id, run_ms[0], run_ms[-1] + DAY_MS)
             cut = operations.segment(readings)
@@ -196,9 +229,9 @@ def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
     return runs
 
 
-def load_features(connection: Connection, gate_ids: Sequence[str], as_of: datetime) -> pd.DataFrame:
-    """Feature rows of some gates as of one midnight, from stored operations, rests and maintenance records."""
-    until_ms = to_ms(as_of)
+def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> pd.DataFrame:
+    """Feature rows of some gates as of some midnights, from stored operations, rests and maintenance records."""
+    until_ms = to_ms(max(as_ofs))
     gates = historian.load_table(connection, historian.gates, gate_ids).set_index("gate_id")
     named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
     for table in (historian.components, historian.channels):
@@ -221,7 +254,7 @@ def load_features(connection: Connection, gate_ids: Sequence[str], as_of: dateti
                 drop=True
             ),
         )
-        parts.append(features.build(history, [as_of]))
+        parts.append(features.build(history, as_ofs))
     found = [part for part in parts if not part.empty]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["gate_id"])
 
@@ -502,31 +535,32 @@ def run_scoring(
     log.info("scoring with model %s", model.version)
     while not stop.is_set():
         state.moved_at = time.monotonic()
+        reports: list[ScoreReport] = []
         try:
             model = _newest(registry, model)
-            report = score_next(engine, model, clock=clock, grace=grace, backlog=backlog, public_url=public_url)
+            reports = score_due(engine, model, clock=clock, grace=grace, backlog=backlog, public_url=public_url)
             state.fault = ""
         except Exception as error:  # the outermost loop: one day's trouble must not end the days after it
             log.exception("a day could not be scored; trying again")
-            state.fault, report = f"{type(error).__name__}: {error}", None
-        if report is None:
+            state.fault = f"{type(error).__name__}: {error}"
+        for report in reports:
+            state.last = report
+            RUN_SECONDS.observe(report.duration_s)
+            LAST_SUCCESS.set(time.time())
+            log.info(
+                "scored %s: %d gates, %d forecasts with a verdict, %d alerts opened, %d resolved, %.1f s",
+                report.as_of.date(),
+                report.gates,
+                report.verdicts,
+                report.opened,
+                report.resolved,
+                report.duration_s,
+            )
+        if not reports:
             stop.wait(every_s)
-            continue
-        state.last = report
-        RUN_SECONDS.observe(report.duration_s)
-        LAST_SUCCESS.set(time.time())
-        log.info(
-            "scored %s: %d gates, %d with a verdict, %d alerts opened, %d resolved, %.1f s",
-            report.as_of.date(),
-            report.gates,
-            report.verdicts,
-            report.opened,
-            report.resolved,
-            report.duration_s,
-        )
 
 
-def score_next(
+def score_due(
     engine: Engine,
     model: Model,
     *,
@@ -534,14 +568,15 @@ def score_next(
     grace: timedelta = GRACE,
     backlog: timedelta = BACKLOG,
     public_url: str = "",
-) -> ScoreReport | None:
-    """Score the next midnight that is due; None when none is."""
+) -> list[ScoreReport]:
+    """Score the next midnights that are due, a month of them at most; nothing when none is."""
     with engine.connect() as connection:
-        as_of = next_midnight(connection, backlog, clock)
+        following = next_midnight(connection, backlog, clock)
     now = clock()
-    if as_of is None or as_of + grace > now:
-        return None
-    return score_day(engine, model, as_of, now, public_url=public_url)
+    if following is None:
+        return []
+    as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]
+    return score_days(engine, model, as_ofs, now, public_url=public_url)
 
 
 def _newest(registry: Path, model: models.Model) -> models.Model:
