@@ -125,22 +125,25 @@ def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[st
         earliest, latest = gate.since_ms, now_ms + FUTURE_MS
         readings = []
         new: dict[str, str] = {}
+        units: dict[str, str] = {}
+        rules: dict[str, _Rule] = {}  # the readings of one message are mostly alike
         for item in items:
             if item.t is None or not item.values:
                 return None
             ts_ms = (item.t - _EPOCH) // _MILLISECOND
             if not earliest <= ts_ms <= latest:
                 return None
-            units = item.units or {}
+            if (item.units or {}) != units:
+                units, rules = item.units or {}, {}
             values = {}
             for name, value in item.values.items():
-                if name in units:
-                    unit = units[name]
+                rule = rules.get(name)
+                if rule is None:
+                    unit = units[name] if name in units else declared[name]
                     if name not in declared:
                         new.setdefault(name, unit)
-                else:
-                    unit = declared[name]
-                factor, offset, low, high = _rule(name, unit)
+                    rule = rules[name] = _rule(name, unit)
+                factor, offset, low, high = rule
                 canonical = value * factor + offset
                 if not low <= canonical <= high:
                     return None
@@ -159,8 +162,11 @@ def _channels(gate_id: str, component: str, units: Mapping[str, str]) -> list[Ch
     return channels
 
 
+_Rule = tuple[float, float, float, float]
+
+
 @lru_cache(maxsize=8192)
-def _rule(name: str, unit: str) -> tuple[float, float, float, float]:
+def _rule(name: str, unit: str) -> _Rule:
     """Return factor and offset to the canonical unit, and the limits of the possible in it."""
     _, quantity = split_name(name)
     conversion = find_conversion(quantity, unit)
