@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("simulate",), "give either --to FOLDER or --mqtt URL"),
+        (("simulate",), "give --to FOLDER to write a dataset, or --mqtt URL"),
         (("simulate", "--to", "{tmp}/x", "--start", "yesterday"), "--start: a day is written like 2026-03-01; got 'yesterday'"),
         (("simulate", "--mqtt", "http://127.0.0.1:1", "--gates", "1", "--days", "1"), "mqtt"),
         (("simulate", "--mqtt", "mqtt://127.0.0.1:{closed}", "--gates", "1", "--days", "1"), "no broker can be reached"),

@@ -1,0 +1,223 @@
+"""Commands that run the service: `demo`, `up`, `migrate`, `ingest`, `score`, `deliver`, `serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.cli.parts import (
+    clock,
+    clock_option,
+    database_option,
+    health,
+    health_option,
+    mqtt_option,
+    open_database,
+    option,
+    public_url_option,
+    receiver_options,
+    refuse_taken,
+    registry_option,
+    secret_key_option,
+    stop_on_signals,
+    wall,
+)
+
+
+@click.command()
+@option("--seed", type=int, default=7, show_default=True, help="Which simulated basin.")
+@option("--history-days", type=click.IntRange(45, 365), default=45, show_default=True, help="Days replayed at first.")
+@option("--live-days", type=click.IntRange(1, 365), default=30, show_default=True, help="Days shown after that.")
+@option("--seconds-per-day", type=click.FloatRange(0.5, 86400), default=4.0, show_default=True, help="Pace when live.")
+@option("--port", type=click.IntRange(1, 65535), default=None, help="Port of console and API; a free one if not given.")
+@option("--exit-when-delivered", is_flag=True, help="End at the first true webhook, with a JSON summary; for scripts.")
+@option("--pure-python-broker", is_flag=True, help="Use amqtt even where Mosquitto is installed.")
+def demo(**settings: Any) -> None:
+    """Run a simulated basin all the way to signed webhooks, and compare the alerts with the truth.
+
+    \b
+    sluicewatch demo
+    sluicewatch demo --exit-when-delivered
+    """
+    from rich.console import Console
+
+    from service.demo import Settings, run_demo
+
+    try:
+        run_demo(Settings(**settings), Console(stderr=settings["exit_when_delivered"], soft_wrap=True, highlight=False))
+    except KeyboardInterrupt:
+        click.echo("\nended; every process of the demo was stopped")
+
+
+@click.command()
+@database_option
+@registry_option
+@mqtt_option
+@option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
+def up(database: str, registry: Path, mqtt: str, port: int) -> None:
+    """Run ingest, score, deliver and serve together, on a database brought up to date first.
+
+    \b
+    sluicewatch up --mqtt mqtt://broker:1883 --database sqlite:///gates.sqlite
+    """
+    from service import store
+    from service.processes import Processes
+
+    engine = open_database(database, migrated=False)
+    store.migrate(engine)
+    engine.dispose()
+    environment = {"SLUICEWATCH_DATABASE": database, "SLUICEWATCH_REGISTRY": str(registry), "SLUICEWATCH_MQTT": mqtt}
+    stop = stop_on_signals()
+    with Processes() as processes:
+        for name in ("ingest", "score", "deliver"):
+            processes.start(name, environment=environment)
+        processes.start("serve", "--port", str(port), environment=environment)
+        while not stop.wait(1.0):
+            processes.check()
+
+
+@click.command()
+@database_option
+def migrate(database: str) -> None:
+    """Bring the database to this version's tables; does nothing when it is.
+
+    \b
+    sluicewatch migrate --database sqlite:///gates.sqlite
+    """
+    from service import store
+
+    store.migrate(open_database(database, migrated=False))
+
+
+@click.command()
+@mqtt_option
+@database_option
+@option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
+@option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
+@option("--mqtt-ca", type=click.Path(exists=True, dir_okay=False), default=None, help="Certificate authority for mqtts://.")
+@health_option
+def ingest(mqtt: str, database: str, client_id: str, mqtt_version: Any, mqtt_ca: str | None, health_port: int | None) -> None:
+    """Receive readings over MQTT, store them, then acknowledge them.
+
+    \b
+    sluicewatch ingest --mqtt mqtt://broker:1883 --database sqlite:///gates.sqlite
+    """
+    from pipeline.ingest import IngestState, run_ingest
+    from pipeline.subscription import IngestSettings
+
+    state = IngestState()
+    settings = IngestSettings(mqtt_url=mqtt, client_id=client_id, version=mqtt_version, ca_file=mqtt_ca)
+    stop = stop_on_signals()
+    with health(health_port, live=state.stuck, ready=state.faults):
+        run_ingest(open_database(database), settings, stop=stop, clock=wall, state=state)
+
+
+@click.command()
+@database_option
+@registry_option
+@clock_option
+@public_url_option
+@option("--grace-s", type=float, default=900.0, show_default=True, help="Wait after midnight for late readings (wall clock).")
+@option("--backlog-days", type=int, default=60, show_default=True, help="A first run goes back no further.")
+@option("--every-s", type=click.FloatRange(0.05, 3600), default=60.0, show_default=True, help="How often to look for a day.")
+@health_option
+def score(health_port: int | None, every_s: float, **given: Any) -> None:
+    """Forecast every gate once a day and open, keep or close its cases.
+
+    \b
+    sluicewatch score --database sqlite:///gates.sqlite --registry registry/
+    """
+    from datetime import timedelta
+
+    from models import registry as models
+    from service.scoring import ScoringState, run_scoring
+    from service.settings import Settings
+
+    settings = Settings.gather(given)
+    engine = open_database(settings.database)
+    models.seed(settings.registry)
+    state = ScoringState()
+    stop = stop_on_signals()
+    with health(health_port, live=state.stuck, ready=state.faults):
+        run_scoring(
+            engine,
+            settings.registry,
+            clock=clock(settings.clock, engine),
+            stop=stop,
+            every_s=every_s,
+            grace=settings.grace,
+            backlog=timedelta(days=settings.backlog_days),
+            public_url=settings.public_url,
+            state=state,
+        )
+
+
+@click.command()
+@database_option
+@secret_key_option
+@receiver_options
+@health_option
+def deliver(health_port: int | None, **given: Any) -> None:
+    """Send what is due in the outbox to its webhooks, and retry for three days what did not arrive.
+
+    \b
+    sluicewatch deliver --database sqlite:///gates.sqlite --webhook-allow-cidrs 10.1.0.0/16
+    """
+    import asyncio
+    import random
+
+    from service.outbox import DeliveryState
+    from service.outbox import deliver as run
+    from service.settings import Settings
+    from service.webhooks.guard import guarded_client
+
+    settings = Settings.gather(given)
+    engine, vault = open_database(settings.database), settings.vault()
+    state, stop = DeliveryState(), stop_on_signals()
+
+    async def until_stopped() -> None:
+        async with guarded_client(settings.guard) as client:
+            await run(engine, client, clock=wall, rng=random.Random(), vault=vault, stop=stop, state=state)
+
+    with health(health_port, live=state.stuck, ready=state.faults):
+        asyncio.run(until_stopped())
+
+
+@click.command()
+@database_option
+@registry_option
+@clock_option
+@public_url_option
+@secret_key_option
+@receiver_options
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
+@option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
+def serve(host: str, port: int, **given: Any) -> None:
+    """Serve console and API.
+
+    \b
+    sluicewatch serve --database sqlite:///gates.sqlite --port 8000
+    """
+    import secrets
+
+    import uvicorn
+
+    from service.api.app import create_app
+    from service.settings import Settings
+    from service.webhooks.guard import check_url
+
+    settings = Settings.gather(given)
+    engine, vault = open_database(settings.database), settings.vault()
+    app = create_app(
+        engine,
+        clock=clock(settings.clock, engine),
+        registry=settings.registry,
+        seal_secret=vault.seal,
+        check_url=lambda url: check_url(url, settings.guard),
+        session_key=secrets.token_bytes(32),
+        public_url=settings.public_url,
+    )
+    refuse_taken(host, port)
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

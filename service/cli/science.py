@@ -1,0 +1,166 @@
+"""Commands of the data scientist: `train`, `backtest`, `evaluate`, `models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from service.cli.parts import make_folder, option, registry_option, staged_progress, utc_day
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@registry_option
+@option("--name", required=True, help="Name of the new version.")
+@option("--seed", type=int, default=0, show_default=True, help="Same data, seed and versions: same predictions.")
+def train(folder: Path, registry: Path, name: str, seed: int) -> None:
+    """Train a model on a dataset folder, judge it on gates it has not seen, and register it.
+
+    \b
+    sluicewatch train sample_data/fleet --registry registry/ --name mine-1
+    """
+    from models.train import train as fit
+    from pipeline.dataset import open_dataset
+
+    with staged_progress() as progress:
+        candidate = fit(open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress)
+    click.echo(candidate.table)
+    click.echo(
+        f"registered as {candidate.version} in {registry}; `sluicewatch models promote {candidate.version}` puts it to work"
+    )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@registry_option
+@option("--model", default="champion", show_default=True, help="Version or alias.")
+@option("--from", "from_", callback=utc_day, required=True, help="First day.")
+@option("--to", callback=utc_day, required=True, help="Last day.")
+@option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Forecast file to write (Parquet).")
+def backtest(folder: Path, registry: Path, model: str, from_: datetime, to: datetime, out: Path) -> None:
+    """Forecast every gate on every day of a dataset, as the live service would have, and write a forecast file.
+
+    \b
+    sluicewatch backtest fleet/ --model champion --from 2024-03-01 --to 2024-06-30 --out forecasts.parquet
+    """
+    from models import registry as models
+    from models.train import backtest as run
+    from models.train import write_forecasts
+    from pipeline.dataset import open_dataset
+
+    dataset = open_dataset(folder)
+    if model == "champion":
+        models.seed(registry)
+    loaded = models.load(registry, model)
+    with staged_progress() as progress:
+        forecasts = run(dataset, loaded, from_, to, progress=progress)
+    make_folder(out)
+    write_forecasts(forecasts, out)
+    click.echo(f"{len(forecasts)} forecasts of {forecasts['gate_id'].nunique()} gates by {loaded.version} written to {out}")
+
+
+@click.command()
+@option("--dataset", "folder", type=click.Path(path_type=Path), required=True, help="Dataset folder.")
+@option("--forecasts", type=click.Path(path_type=Path), required=True, help="Forecast file, ours or another's.")
+@option("--report", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write the figures here (JSON).")
+def evaluate(folder: Path, forecasts: Path, report: Path | None) -> None:
+    """Judge a forecast file against what happened, beside what operators use today.
+
+    \b
+    sluicewatch evaluate --dataset fleet/ --forecasts forecasts.parquet --report report.json
+    """
+    import json
+
+    from models.evaluate import table
+    from models.train import judge, read_forecasts
+    from pipeline.dataset import open_dataset
+
+    dataset, file = open_dataset(folder), read_forecasts(forecasts)
+    with staged_progress() as progress:
+        reports = judge(dataset, file, progress=progress)
+    click.echo(table(reports))
+    if report is not None:
+        make_folder(report)
+        report.write_text(json.dumps(reports, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@click.group(name="models")
+def models_group() -> None:
+    """List, show, verify, promote and roll back trained models."""
+
+
+@models_group.command(name="list")
+@registry_option
+def models_list(registry: Path) -> None:
+    """List the versions of a registry.
+
+    \b
+    sluicewatch models list --registry registry/
+    """
+    from models import registry as models
+
+    found = models.list_versions(registry)
+    for listed in found:
+        figures = listed.manifest.get("figures", {})
+        ap = figures.get("ap_14d", {}).get("value")
+        told = "no figures" if ap is None else f"AP at 14 d {ap:.3f} on {listed.manifest['training']['source']}"
+        click.echo(f"{listed.version}  {','.join(listed.aliases) or '-'}  {told}")
+    if not found:
+        click.echo(f"no models in {registry}")
+
+
+@models_group.command(name="show")
+@click.argument("version")
+@registry_option
+def models_show(version: str, registry: Path) -> None:
+    """Print the model card of a version or alias.
+
+    \b
+    sluicewatch models show champion
+    """
+    from models import registry as models
+
+    models.load(registry, version)
+    click.echo((registry / models.resolve(registry, version) / models.CARD).read_text(encoding="utf-8"))
+
+
+@models_group.command(name="verify")
+@click.argument("version")
+@registry_option
+def models_verify(version: str, registry: Path) -> None:
+    """Check every file of a version against its manifest and its golden forecasts.
+
+    \b
+    sluicewatch models verify champion
+    """
+    from models import registry as models
+
+    click.echo(f"{models.load(registry, version).version} is whole")
+
+
+@models_group.command(name="promote")
+@click.argument("version")
+@registry_option
+def models_promote(version: str, registry: Path) -> None:
+    """Make a version the champion; the champion so far becomes `previous`.
+
+    \b
+    sluicewatch models promote mine-1
+    """
+    from models import registry as models
+
+    click.echo(f"{models.promote(registry, version).version} is the champion")
+
+
+@models_group.command(name="rollback")
+@registry_option
+def models_rollback(registry: Path) -> None:
+    """Go back to the previous champion.
+
+    \b
+    sluicewatch models rollback
+    """
+    from models import registry as models
+
+    click.echo(f"{models.rollback(registry).version} is the champion again")
