@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # comes with amqtt; its types would be one more package
 
 from service.cli import main
 
