@@ -33,7 +33,7 @@ from service import alerts as life
 from service import store
 from service.store import attempts, deliveries, endpoints
 from service.webhooks import standard
-from service.webhooks.guard import AddressNotAllowed, Guard, guarded_client
+from service.webhooks.guard import AddressNotAllowed
 from service.webhooks.standard import Vault
 
 log = logging.getLogger(__name__)
@@ -356,7 +356,7 @@ async def deliver_due(
 
 @dataclass(slots=True)
 class DeliveryState:
-    """What other threads may ask a running `run_delivery`; `moved_at` is monotonic seconds."""
+    """What other threads may ask a running `deliver`; `moved_at` is monotonic seconds."""
 
     fault: str = ""
     moved_at: float = field(default_factory=time.monotonic)
@@ -381,7 +381,7 @@ async def deliver(
     stop: threading.Event,
     state: DeliveryState | None = None,
 ) -> None:
-    """Deliver until `stop` is set: what is due is tried at once, a slow receiver holds up nobody but itself.
+    """Be the `deliver` process until `stop` is set: what is due is tried at once, nobody waits for a slow receiver.
 
     What is under way when it stops is brought to its end, within the deadline.
     """
@@ -412,26 +412,6 @@ async def deliver(
                 log.error("an attempt could not be noted; its lease will end", exc_info=lost)
     if flying:
         await asyncio.wait(flying)
-
-
-def run_delivery(
-    engine: Engine, *, guard: Guard, vault: Vault, stop: threading.Event, state: DeliveryState | None = None
-) -> None:
-    """Be the `deliver` process: its own client and the wall clock, until `stop` is set."""
-
-    async def deliver_until_stopped() -> None:
-        async with guarded_client(guard) as client:
-            await deliver(
-                engine,
-                client,
-                clock=lambda: datetime.now(UTC),
-                rng=random.Random(),
-                vault=vault,
-                stop=stop,
-                state=state,
-            )
-
-    asyncio.run(deliver_until_stopped())
 
 
 PUBLIC_ERRORS: Mapping[str, str] = {

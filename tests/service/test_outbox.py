@@ -681,14 +681,21 @@ def test_the_loop_ends_when_told_and_survives_a_database_that_is_away(
 
 
 RUNS = """
-    import sys, threading
+    import asyncio, random, sys, threading
+    from datetime import UTC, datetime
     from pipeline.historian import connect
     from service import outbox
-    from service.webhooks.guard import Guard
+    from service.webhooks.guard import Guard, guarded_client
     from service.webhooks.standard import Vault
-    guard = Guard(allow_loopback=True, allow_http=True, ports=())
-    vault = Vault(sys.argv[2].encode())
-    outbox.run_delivery(connect(sys.argv[1]), guard=guard, vault=vault, stop=threading.Event())
+
+    async def run():
+        async with guarded_client(Guard(allow_loopback=True, allow_http=True)) as client:
+            vault = Vault(sys.argv[2].encode())
+            clock, stop = lambda: datetime.now(UTC), threading.Event()
+            engine = connect(sys.argv[1])
+            await outbox.deliver(engine, client, clock=clock, rng=random.Random(0), vault=vault, stop=stop)
+
+    asyncio.run(run())
 """
 
 
