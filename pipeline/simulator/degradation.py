@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaincc
 
 from pipeline.simulator.duty import Duty
 from pipeline.simulator.maintenance import Outage, Upkeep
@@ -107,7 +107,7 @@ def failure_probability(mode: Mode, z: float, tau_d: float, usage: float) -> flo
     Closed form of the Gamma process: 1 - F(1 - z; shape usage / (tau c²), scale c²). Failures on demand are not in it.
     """
     scale = mode.spread**2
-    return float(stats.gamma.sf(1.0 - z, usage / (tau_d * scale), scale=scale))
+    return float(gammaincc(usage / (tau_d * scale), (1.0 - z) / scale))
 
 
 @dataclass(frozen=True, slots=True)

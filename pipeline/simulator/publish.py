@@ -195,6 +195,7 @@ class _Gateway:
         self.messages = iter(station.messages)
         self.next: Message | None = next(self.messages, None)
         self.unacknowledged: dict[int, int] = {}
+        self.statuses: set[int] = set()
         self.connected = False
         self.lined_up = False
         self.retry_s = FIRST_RETRY_S
@@ -210,7 +211,8 @@ class _Gateway:
     def say(self, status: bytes) -> None:
         """Publish the retained status of every gate of the station."""
         for gate_id in self.station.gate_ids:
-            self.client.publish(status_topic(self.station.station_id, gate_id), status, qos=1, retain=True)
+            info = self.client.publish(status_topic(self.station.station_id, gate_id), status, qos=1, retain=True)
+            self.statuses.add(info.mid)
 
 
 class FleetPublisher:
@@ -341,6 +343,7 @@ class FleetPublisher:
             gateway.connected, gateway.retry_at = False, time.monotonic() + gateway.retry_s
 
         def acknowledged(_client: Client, _data: Any, mid: int, _reason: ReasonCode, _properties: Properties) -> None:
+            gateway.statuses.discard(mid)
             rows = gateway.unacknowledged.pop(mid, None)
             if rows is not None:
                 self.acknowledged += 1
@@ -419,11 +422,15 @@ class FleetPublisher:
 
     def _say_goodbye(self) -> None:
         deadline = time.monotonic() + CLOSE_S
-        open_gateways = [gateway for gateway in self._gateways if gateway.connected]
-        for gateway in open_gateways:
+        connected = [gateway for gateway in self._gateways if gateway.connected]
+        for gateway in connected:
             gateway.say(OFFLINE)
+        # closing while the broker still answers would reset the connection and with it what it has not read yet
+        while time.monotonic() < deadline and any(gateway.connected and gateway.statuses for gateway in connected):
+            self._turn(0.1)
+        for gateway in connected:
             gateway.client.disconnect()
-        while time.monotonic() < deadline and any(gateway.client.socket() is not None for gateway in open_gateways):
+        while time.monotonic() < deadline and any(gateway.client.socket() is not None for gateway in connected):
             self._turn(0.1)
 
 

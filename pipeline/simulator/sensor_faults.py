@@ -6,11 +6,13 @@ same gate stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.simulator.duty import Ints
 from pipeline.simulator.weather import DAY_S, Floats
 
 DRIFT_PER_GATE_DAY = 2.0 / 700.0
@@ -74,9 +76,32 @@ def draw_faults(rng: np.random.Generator, keys: Sequence[str], days: int) -> lis
     return out
 
 
-def apply_faults(
-    rng: np.random.Generator, faults: Sequence[SensorFault], t_s: Floats, values: MutableMapping[str, Floats]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """What goes wrong with single readings: ``factor`` by vibration channel (1 where nothing), ``lost`` by component."""
+
+    factor: Mapping[str, Floats]
+    lost: Mapping[str, NDArray[np.bool_]]
+
+    def at(self, places: Ints) -> Scatter:
+        """The same for a choice of rows."""
+        return Scatter(
+            {key: factor[places] for key, factor in self.factor.items()},
+            {component: lost[places] for component, lost in self.lost.items()},
+        )
+
+
+def draw_scatter(rng: np.random.Generator, keys: Sequence[str], n_rows: int) -> Scatter:
+    """Draw spikes and lost readings of one gate."""
+    factor = {}
+    for key in keys:
+        if key.endswith(("velocity_rms", "acceleration_rms")):
+            factor[key] = np.where(rng.random(n_rows) < SPIKE_CHANCE, rng.uniform(2.0, 8.0, n_rows), 1.0)
+    components = dict.fromkeys(key.partition(".")[0] for key in keys)
+    return Scatter(factor, {component: rng.random(n_rows) < MISSING_CHANCE for component in components})
+
+
+def apply_faults(faults: Sequence[SensorFault], scatter: Scatter, t_s: Floats, values: MutableMapping[str, Floats]) -> None:
     """Spoil the signals in place. A lost reading is NaN; a silent gate has NaN everywhere.
 
     Parameters
@@ -84,38 +109,29 @@ def apply_faults(
     t_s : instants of the rows, seconds from the start, ascending
     values : channel -> one value per row
     """
+    during = {fault: slice(*np.searchsorted(t_s, [fault.start_s, fault.end_s])) for fault in faults}
     for fault in faults:
-        first, stop = np.searchsorted(t_s, [fault.start_s, fault.end_s])
-        during = slice(int(first), int(stop))
+        rows = during[fault]
         if fault.kind == "drift":
-            shift = fault.size * (t_s[during] - fault.start_s) / DAY_S
+            shift = fault.size * (t_s[rows] - fault.start_s) / DAY_S
             if fault.channel.endswith("temperature"):
-                values[fault.channel][during] += shift
+                values[fault.channel][rows] += shift
             else:
-                values[fault.channel][during] *= np.exp(shift)
+                values[fault.channel][rows] *= np.exp(shift)
         elif fault.kind == "loose_mount":
             velocity, accelerations = MOUNTS[fault.channel]
-            values[velocity][during] *= fault.size**0.6
+            values[velocity][rows] *= fault.size**0.6
             for key in accelerations:
-                values[key][during] *= fault.size**1.5
-    for key in sorted(values):
-        if can_fail(key) and not key.endswith(("temperature", "current")):
-            hit = rng.random(len(t_s)) < SPIKE_CHANCE
-            values[key][hit] *= rng.uniform(2.0, 8.0, int(hit.sum()))
+                values[key][rows] *= fault.size**1.5
+    for key, factor in scatter.factor.items():
+        values[key] *= factor
     for fault in faults:
-        first, stop = np.searchsorted(t_s, [fault.start_s, fault.end_s])
         if fault.kind == "stuck":
-            column = values[fault.channel]
-            seen = np.flatnonzero(np.isfinite(column[int(first) : int(stop)]))
-            if len(seen):
-                column[int(first) + seen] = column[int(first) + seen[0]]
-    for component in sorted({key.partition(".")[0] for key in values}):
-        lost = rng.random(len(t_s)) < MISSING_CHANCE
-        for key in values:
-            if key.startswith(f"{component}."):
-                values[key][lost] = np.nan
-    for fault in faults:
-        if fault.kind == "dropout":
-            first, stop = np.searchsorted(t_s, [fault.start_s, fault.end_s])
-            for column in values.values():
-                column[int(first) : int(stop)] = np.nan
+            column = values[fault.channel][during[fault]]
+            measured = np.flatnonzero(np.isfinite(column))
+            column[measured] = column[measured[:1]]
+    for key, column in values.items():
+        column[scatter.lost[key.partition(".")[0]]] = np.nan
+        for fault in faults:
+            if fault.kind == "dropout":
+                column[during[fault]] = np.nan

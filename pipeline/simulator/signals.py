@@ -6,18 +6,24 @@ part that stays for a day, one that stays for a run and one per reading, so aver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.simulator.degradation import Episode, Life, severity
 from pipeline.simulator.duty import Duty, Ints, opening_after, opening_path
 from pipeline.simulator.fleet import Fleet, Gate, channel_keys
-from pipeline.simulator.sensor_faults import apply_faults, draw_faults
+from pipeline.simulator.maintenance import Outage
+from pipeline.simulator.sensor_faults import apply_faults, draw_faults, draw_scatter
 from pipeline.simulator.streams import Layer, stream
 from pipeline.simulator.weather import DAY_S, Floats, Weather, ambient_at, daily_to_instants, local_hour, sun_at
+
+Bools = NDArray[np.bool_]
 
 RUN_UP_S = 20.0
 SAMPLE_EVERY_S = 60.0
@@ -25,6 +31,8 @@ SAMPLE_EVERY_S = 60.0
 # log-scale noise of a reading = 0.13 x Student t(4) in all, split by how long a part lasts
 DAY_NOISE, RUN_NOISE, READING_NOISE = 0.11, 0.08, 0.06
 CURRENT_NOISE_SHARE = 0.05
+LOAD_ERROR = 0.05
+"""Error of the load that the drive reports, per run: it is an estimate, so the current cannot be explained away by it."""
 
 GAINS: Mapping[str, Mapping[str, float]] = {
     "motor_bearing": {"motor.velocity_rms": 1.0, "motor.acceleration_rms": 1.6},
@@ -98,59 +106,127 @@ DECIMALS = {
 }
 """Resolution of the sensors: decimals of the canonical unit."""
 
-LOCK_IN_HALF_WIDTH = 0.15
+LOCK_IN_HALF_WIDTH = 0.25
 """Half the width of the band of openings, as a share of the travel, in which worn seals make the leaf vibrate."""
+
+
+BEAT, START, SAMPLE, STOP = 0, 1, 2, 3
+"""Kinds of rows: a heartbeat at rest, and within a run its start, a vibration sample a minute, its stop."""
+
+Draw = Callable[[np.random.Generator, int], Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """When a gate reports and what it is doing then, one entry per row, ascending.
+    """When a gate reports and why, one entry per row, ascending.
 
-    ``t_s`` seconds from the start; ``run`` the index of the run (-1 at rest); ``sample`` whether vibration is measured in motion;
-    ``moving``; ``ran`` whether the gate ran since the row before.
+    ``t_s`` seconds from the start; ``run`` the index of the run asked for (-1 for a heartbeat); ``kind`` one of `BEAT` … `STOP`.
     """
 
     t_s: Floats
     run: Ints
-    sample: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    moving: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    ran: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    kind: Ints
+
+    @property
+    def moving(self) -> Bools:
+        """Whether the gate moves then."""
+        moving: Bools = (self.kind == START) | (self.kind == SAMPLE)
+        return moving
+
+    @property
+    def ran(self) -> Bools:
+        """Whether the gate ran since the row before."""
+        ran: Bools = (self.kind == SAMPLE) | (self.kind == STOP)
+        return ran
+
+    @property
+    def day(self) -> Ints:
+        """Index of the day of each row."""
+        return (self.t_s // DAY_S).astype(np.int64)
+
+    def of_run(self, per_run: Floats) -> Floats:
+        """Spread a value per run over the rows; a heartbeat gets an arbitrary one."""
+        return per_run[self.run] if len(per_run) else np.zeros(len(self.run))
 
 
-def actual_runs(duty: Duty, life: Life) -> tuple[Ints, Floats]:
-    """Which of the asked-for runs were made, and for how long: none starts in an outage, one that breaks is cut short."""
+def lay_out(duty: Duty, days: int, heartbeat_s: float, phase_s: float) -> Rows:
+    """Every row there would be if every run asked for were made and the heartbeat never paused."""
+    samples = np.maximum(np.floor((duty.duration_s - RUN_UP_S - 1.0) / SAMPLE_EVERY_S).astype(np.int64) + 1, 0)
+    run_of_sample = np.repeat(np.arange(len(samples)), samples)
+    nth = np.arange(len(run_of_sample)) - np.repeat(np.cumsum(samples) - samples, samples)
+    beat_s = np.arange(phase_s, days * DAY_S, heartbeat_s)
+    runs = np.arange(len(samples))
+    parts = [
+        (beat_s, np.full(len(beat_s), -1), BEAT),
+        (duty.start_s, runs, START),
+        (duty.start_s[run_of_sample] + RUN_UP_S + SAMPLE_EVERY_S * nth, run_of_sample, SAMPLE),
+        (duty.start_s + duty.duration_s, runs, STOP),
+    ]
+    t_s = np.concatenate([t for t, _, _ in parts])
+    run = np.concatenate([r for _, r, _ in parts])
+    kind = np.concatenate([np.full(len(t), k) for t, _, k in parts])
+    order = np.lexsort((kind, t_s))
+    return Rows(t_s[order], run[order], kind[order])
+
+
+def made_s(duty: Duty, life: Life) -> Floats:
+    """How long each run asked for really lasted: none starts in an outage, one that breaks is cut short."""
     duration_s = duty.duration_s.copy()
     for outage in life.outages:
         duration_s[(duty.start_s >= outage.start_s) & (duty.start_s < outage.end_s)] = 0.0
         cut = (duty.start_s < outage.start_s) & (duty.start_s + duration_s > outage.start_s)
         duration_s[cut] = outage.start_s - duty.start_s[cut]
-    made = np.flatnonzero(duration_s >= 1.0)
-    return made, duration_s[made]
+    return duration_s
 
 
-def make_rows(start_s: Floats, duration_s: Floats, days: int, heartbeat_s: float, phase_s: float) -> Rows:
-    """Lay out the rows: start, a sample a minute after the run-up, stop; between runs a heartbeat."""
-    samples = np.maximum(np.floor((duration_s - RUN_UP_S - 1.0) / SAMPLE_EVERY_S).astype(np.int64) + 1, 0)
-    run_of_sample = np.repeat(np.arange(len(start_s)), samples)
-    nth = np.arange(len(run_of_sample)) - np.repeat(np.cumsum(samples) - samples, samples)
-    stop_s = start_s + duration_s
+def happened(layout: Rows, duty: Duty, lasted_s: Floats) -> tuple[Ints, Rows]:
+    """The rows that came to be, and their places in the layout: what was moving sent no heartbeat, what stood no sample."""
+    of_run = layout.run >= 0
+    lasted = layout.of_run(lasted_s)
+    end_s = layout.of_run(duty.start_s) + lasted
+    keep = np.where(of_run, (lasted > 0.0) & ((layout.t_s < end_s) | (layout.kind == STOP)), True)
+    if len(lasted_s):
+        before = np.searchsorted(duty.start_s, layout.t_s, side="right") - 1
+        within = (before >= 0) & (layout.t_s <= (duty.start_s + lasted_s)[before]) & (lasted_s[before] > 0.0)
+        keep &= of_run | ~within
+    places = np.flatnonzero(keep)
+    t_s = np.where(layout.kind == STOP, end_s, layout.t_s)[places]
+    order = np.lexsort((layout.kind[places], t_s))
+    places, t_s = places[order], t_s[order]
+    fresh = np.append(True, np.diff(t_s) > 0.0)
+    places = places[fresh]
+    return places, Rows(t_s[fresh], layout.run[places], layout.kind[places])
 
-    beat_s = np.arange(phase_s, days * DAY_S, heartbeat_s)
-    before = np.searchsorted(start_s, beat_s, side="right") - 1
-    resting = (before < 0) | (beat_s > stop_s[np.maximum(before, 0)]) if len(start_s) else np.ones(len(beat_s), dtype=bool)
-    beat_s = beat_s[resting]
 
-    runs = np.arange(len(start_s))
-    kinds = [(start_s, runs, 1), (start_s[run_of_sample] + RUN_UP_S + SAMPLE_EVERY_S * nth, run_of_sample, 2)]
-    kinds += [(stop_s, runs, 3), (beat_s, np.full(len(beat_s), -1), 0)]
-    t_s = np.concatenate([t for t, _, _ in kinds])
-    run = np.concatenate([r for _, r, _ in kinds])
-    kind = np.concatenate([np.full(len(t), k) for t, _, k in kinds])
-    order = np.lexsort((kind, t_s))
-    t_s, run, kind = t_s[order], run[order], kind[order]
-    keep = np.append(True, np.diff(t_s) > 0.0) & (t_s < days * DAY_S)
-    t_s, run, kind = t_s[keep], run[keep], kind[keep]
-    return Rows(t_s, run, kind == 2, (kind == 1) | (kind == 2), (kind == 2) | (kind == 3))
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Random draws for the rows of one gate, from a stream for each channel.
+
+    Drawn for the whole layout: what a repair or a fault changes elsewhere in the gate's life leaves the noise of a row alone.
+    """
+
+    seed: int
+    gate_index: int
+    layout: Rows
+    places: Ints
+    rows: Rows
+    days: int
+    runs: int
+
+    def per_row(self, channel: str, draw: Draw) -> Floats:
+        """A draw for each row."""
+        return draw(self._rng(channel, 0), len(self.layout.t_s))[self.places]
+
+    def per_run(self, channel: str, draw: Draw) -> Floats:
+        """A draw for each run, spread over its rows; heartbeats get an arbitrary one."""
+        return self.rows.of_run(draw(self._rng(channel, 1), self.runs))
+
+    def per_day(self, channel: str, draw: Draw) -> Floats:
+        """A draw for each day, spread over its rows."""
+        return draw(self._rng(channel, 2), self.days)[self.rows.day]
+
+    def _rng(self, channel: str, part: int) -> np.random.Generator:
+        return stream(self.seed, Layer.SIGNAL, self.gate_index, part, crc32(channel.encode()))
 
 
 def first_order(target: Floats, dt_over_tau: Floats, initial: float) -> Floats:
@@ -172,22 +248,25 @@ def first_order(target: Floats, dt_over_tau: Floats, initial: float) -> Floats:
 
 def observe(fleet: Fleet, gate: Gate, weather: Weather, duty: Duty, life: Life) -> pd.DataFrame:
     """What the gate's gateway reports over the whole time: ``ts`` and one column per channel, NaN where nothing was measured."""
-    made, duration_s = actual_runs(duty, life)
-    start_s, load, stops = duty.start_s[made], duty.load[made], duty.stops[made]
-    rng = stream(fleet.seed, Layer.SIGNAL, gate.index)
-    phase_s = float(rng.integers(0, fleet.heartbeat_min * 60))
-    rows = make_rows(start_s, duration_s, fleet.days, fleet.heartbeat_min * 60.0, phase_s)
-    keys = channel_keys(gate.hoist)
-
-    values = _surroundings(rng, gate, weather, duty, made, duration_s, rows)
-    opening = values["leaf.opening"] / gate.calling.travel_m
+    phase_s = float(stream(fleet.seed, Layer.SIGNAL, gate.index).integers(0, fleet.heartbeat_min * 60))
+    layout = lay_out(duty, fleet.days, fleet.heartbeat_min * 60.0, phase_s)
+    lasted_s = made_s(duty, life)
+    places, rows = happened(layout, duty, lasted_s)
+    noise = Noise(fleet.seed, gate.index, layout, places, rows, fleet.days, len(duty.start_s))
     visible = [episode for episode in life.episodes if not episode.silent]
-    values |= _vibration(rng, fleet, gate, weather, life, visible, rows, load, opening)
-    values |= _temperatures(rng, gate, weather, visible, rows, load, stops)
+
+    values = _surroundings(noise, gate, weather, duty, lasted_s)
+    values |= _vibration(noise, gate, weather, duty, life, visible, values["leaf.opening"] / gate.calling.travel_m)
+    for key, true_c in true_temperatures(gate, weather, visible, rows, duty.load, duty.stops).items():
+        sd_k = THERMAL[key][2]
+        values[key] = true_c + noise.per_day(key, _normal(0.8 * sd_k)) + noise.per_row(key, _normal(0.6 * sd_k))
+
+    keys = channel_keys(gate.hoist)
     values = {key: values[key] for key in keys}
     if fleet.sensor_faults:
         faults = draw_faults(stream(fleet.seed, Layer.SENSOR, gate.index, 0), keys, fleet.days)
-        apply_faults(stream(fleet.seed, Layer.SENSOR, gate.index, 1), faults, rows.t_s, values)
+        scatter = draw_scatter(stream(fleet.seed, Layer.SENSOR, gate.index, 1), keys, len(layout.t_s))
+        apply_faults(faults, scatter.at(places), rows.t_s, values)
     for key in keys:
         quantity = key.rpartition(".")[2]
         values[key] = np.round(np.clip(values[key], *LIMITS.get(quantity, (-np.inf, np.inf))), DECIMALS[quantity]) + 0.0
@@ -197,136 +276,122 @@ def observe(fleet: Fleet, gate: Gate, weather: Weather, duty: Duty, life: Life) 
     return pd.DataFrame({"ts": ts, **{key: values[key][heard] for key in keys}})
 
 
-def _surroundings(
-    rng: np.random.Generator, gate: Gate, weather: Weather, duty: Duty, made: Ints, duration_s: Floats, rows: Rows
-) -> dict[str, Floats]:
+def _surroundings(noise: Noise, gate: Gate, weather: Weather, duty: Duty, lasted_s: Floats) -> dict[str, Floats]:
     """What the drive itself and the water say: movement, load, opening, head, level, air."""
-    start_m, direction = opening_path(gate.calling, duration_s, duty.aim_m[made])
+    rows = noise.rows
     opening_m = np.full(len(rows.t_s), 0.25 * gate.calling.travel_m)
+    made = np.flatnonzero(lasted_s > 0.0)
     if len(made):
+        start_m, direction = opening_path(gate.calling, lasted_s[made], duty.aim_m[made])
         last = np.searchsorted(duty.start_s[made], rows.t_s, side="right") - 1
         run = np.maximum(last, 0)
-        elapsed_s = np.minimum(rows.t_s - duty.start_s[made][run], duration_s[run])
+        elapsed_s = np.minimum(rows.t_s - duty.start_s[made][run], lasted_s[made][run])
         reached = opening_after(gate.calling, start_m[run], direction[run], elapsed_s)
         opening_m = np.where(last >= 0, reached, opening_m)
     flood = daily_to_instants(weather.flood, rows.t_s)
-    n = len(rows.t_s)
     wet = daily_to_instants((weather.rain_mm > 1.0).astype(np.float64), rows.t_s)
-    load = np.where(rows.moving, _of_run(duty.load[made], rows) + rng.normal(0.0, 0.01, n), np.nan)
-    humidity = 68.0 + 16.0 * wet + 9.0 * np.cos(2 * np.pi * (local_hour(rows.t_s) - 5.0) / 24.0) + rng.normal(0.0, 2.0, n)
+
+    def jitter(channel: str, sd: float) -> Floats:
+        return noise.per_row(channel, _normal(sd))
+
+    told = rows.of_run(duty.load) + noise.per_run("motor.load", _normal(LOAD_ERROR))
+    humidity = 68.0 + 16.0 * wet + 9.0 * np.cos(2 * np.pi * (local_hour(rows.t_s) - 5.0) / 24.0)
     return {
         "motor.moving": rows.moving.astype(np.float64),
-        "motor.load": np.maximum(load, 0.0),
+        "motor.load": np.where(rows.moving, np.maximum(told + jitter("motor.load", 0.01), 0.0), np.nan),
         "leaf.opening": opening_m,
-        "leaf.head": gate.head_m * (1.0 + 0.25 * flood) + rng.normal(0.0, 0.02, n),
-        "station.ambient_temperature": ambient_at(weather, rows.t_s) + rng.normal(0.0, 0.2, n),
-        "station.humidity": np.clip(humidity, 20.0, 100.0),
-        "station.water_level": gate.level_m + 0.8 * flood + rng.normal(0.0, 0.01, n),
+        "leaf.head": gate.head_m * (1.0 + 0.25 * flood) + jitter("leaf.head", 0.02),
+        "station.ambient_temperature": ambient_at(weather, rows.t_s) + jitter("station.ambient_temperature", 0.2),
+        "station.humidity": np.clip(humidity + jitter("station.humidity", 2.0), 20.0, 100.0),
+        "station.water_level": gate.level_m + 0.8 * flood + jitter("station.water_level", 0.01),
     }
 
 
-def _of_run(per_run: Floats, rows: Rows) -> Floats:
-    """Spread a value per run over the rows; the rows at rest get an arbitrary one."""
-    return per_run[rows.run] if len(per_run) else np.zeros(len(rows.run))
+def _normal(sd: float) -> Draw:
+    return lambda rng, n: rng.normal(0.0, sd, n)
 
 
 def _student(rng: np.random.Generator, n: int) -> Floats:
-    return rng.standard_t(4.0, n)
+    """Heavy-tailed noise; cut at 6, beyond which a healthy machine would shake itself to pieces."""
+    return np.clip(rng.standard_t(4.0, n), -6.0, 6.0)
+
+
+def _roughness(rng: np.random.Generator, n: int) -> Floats:
+    """What raises a run's kurtosis without a fault; three runs of a hundred are four times as rough."""
+    rough: Floats = np.abs(0.2 * _student(rng, n)) * np.where(rng.random(n) < 0.03, 4.0, 1.0)
+    return rough
 
 
 def _vibration(
-    rng: np.random.Generator,
-    fleet: Fleet,
-    gate: Gate,
-    weather: Weather,
-    life: Life,
-    visible: list[Episode],
-    rows: Rows,
-    load: Floats,
-    opening: Floats,
+    noise: Noise, gate: Gate, weather: Weather, duty: Duty, life: Life, visible: Sequence[Episode], opening: Floats
 ) -> dict[str, Floats]:
-    n, s = len(rows.t_s), np.flatnonzero(rows.sample)
-    t_s, run = rows.t_s[s], rows.run[s]
-    day = (t_s // DAY_S).astype(np.int64)
-    load = load[run]
-    progress = [(episode, episode.progress_at(t_s)) for episode in visible]
-    worn = [(episode.mode, z, severity(episode.mode, z)) for episode, z in progress]
-    locked_in = np.abs(opening[s] - gate.lock_in_opening) < LOCK_IN_HALF_WIDTH
-    runs = int(rows.run.max(initial=-1)) + 1
+    """Vibration and current: per sample in motion, the noise floor at rest; kurtosis and crest in motion only."""
+    rows = noise.rows
+    sampled, resting = rows.kind == SAMPLE, ~rows.moving
+    load = rows.of_run(duty.load)
+    progress = [(episode.mode, episode.progress_at(rows.t_s)) for episode in visible]
+    strength = [(mode, severity(mode, z)) for mode, z in progress]
+    locked_in = np.abs(opening - gate.lock_in_opening) < LOCK_IN_HALF_WIDTH
 
     out: dict[str, Floats] = {}
     for key, baseline in gate.baseline.items():
         component, sensitivity = key.partition(".")[0], gate.sensitivity[key]
-        column = np.full(n, np.nan)
         if key.endswith("kurtosis"):
-            level = baseline + sum(
-                (IMPULSES[m.code].get(key, 0.0) * 4 * z * (1 - z) * sensitivity for m, z, _ in worn if m.code in IMPULSES),
-                np.zeros(len(s)),
-            )
-            rough = np.abs(0.2 * _student(rng, runs)) * np.where(rng.random(runs) < 0.03, 4.0, 1.0)
-            column[s] = level + rough[run] + np.abs(0.15 * _student(rng, len(s)))
-            out[key] = column
+            level = baseline + noise.per_run(key, _roughness) + np.abs(0.15 * noise.per_row(key, _student))
+            for mode, z in progress:
+                level = level + IMPULSES.get(mode.code, {}).get(key, 0.0) * 4.0 * z * (1.0 - z) * sensitivity
+            out[key] = np.where(sampled, level, np.nan)
             continue
-        noise = DAY_NOISE * _student(rng, fleet.days)[day] + RUN_NOISE * _student(rng, runs)[run]
-        noise += READING_NOISE * _student(rng, len(s))
-        gain = np.zeros(len(s))
-        for mode, _, strength in worn:
-            log_gain = GAINS[mode.code].get(key, 0.0)
-            gain += log_gain * strength * (locked_in if mode.code == "seal_wear" else 1.0)
-        renewed = _renewal(fleet, gate, life, component, key, t_s)
+        log_level = DAY_NOISE * noise.per_day(key, _student) + RUN_NOISE * noise.per_run(key, _student)
+        log_level += READING_NOISE * noise.per_row(key, _student)
+        form, unit = 0.7 + 0.55 * load, 1.0
+        rest = noise.per_row(f"{key} at rest", partial(_floor, key, baseline))
         if key == "motor.current":
-            noise, form, unit = noise * CURRENT_NOISE_SHARE, 0.4 + 1.1 * load, gate.rated_current_a
-        else:
-            form, unit = 0.7 + 0.55 * load, 1.0
+            log_level *= CURRENT_NOISE_SHARE
+            form, unit, rest = 0.4 + 1.1 * load, gate.rated_current_a, 0.0 * rest
         if component == "leaf":
-            form = form * (1.0 + 0.9 * weather.flood[day] * rng.uniform(0.3, 1.0, runs)[run])
-        column[s] = unit * baseline * form * np.exp(sensitivity * gain + noise + renewed)
-        rest = ~rows.moving
-        column[rest] = 0.0 if key == "motor.current" else _floor(rng, key, baseline, int(rest.sum()))
-        out[key] = column
+            turbulence = noise.per_run(f"{key} in floods", lambda rng, n: rng.uniform(0.3, 1.0, n))
+            form = form * (1.0 + 0.9 * weather.flood[rows.day] * turbulence)
+        for mode, s in strength:
+            gain = sensitivity * GAINS[mode.code].get(key, 0.0)
+            log_level += gain * s * (locked_in if mode.code == "seal_wear" else 1.0)
+        for outage in life.outages:
+            if outage.kind != "inspection" and outage.component in ("", component):
+                log_level[rows.t_s >= outage.end_s] += _renewal(noise, key, outage)
+        level = unit * baseline * form * np.exp(log_level)
+        out[key] = np.where(sampled, level, np.where(resting, rest, np.nan))
     for component in ("motor", "gearbox"):
         excess = np.maximum(out[f"{component}.kurtosis"] - 3.0, 0.0)
-        crest = np.clip(3.0 + 0.9 * excess**0.6 + rng.normal(0.0, 0.1, n), 2.5, 12.0)
-        out[f"{component}.crest_factor"] = crest
-        out[f"{component}.acceleration_peak"] = crest * out[f"{component}.acceleration_rms"]
+        scatter = noise.per_row(f"{component}.crest_factor", _normal(0.1))
+        out[f"{component}.crest_factor"] = np.clip(3.0 + 0.9 * excess**0.6 + scatter, 2.5, 12.0)
+        out[f"{component}.acceleration_peak"] = out[f"{component}.crest_factor"] * out[f"{component}.acceleration_rms"]
     return out
 
 
-def _renewal(fleet: Fleet, gate: Gate, life: Life, component: str, key: str, t_s: Floats) -> Floats:
-    """Log-shift of a channel's baseline by the repairs of its component: each leaves a slightly different machine."""
-    shift = np.zeros(len(t_s))
-    repairs = [outage for outage in life.outages if outage.kind != "inspection" and outage.component in ("", component)]
-    number = list(gate.baseline).index(key)
-    for outage in repairs:
-        draw = stream(fleet.seed, Layer.SIGNAL, gate.index, number, int(outage.end_s)).normal(0.0, 0.1)
-        shift[t_s >= outage.end_s] = draw
-    return shift
+def _renewal(noise: Noise, key: str, outage: Outage) -> float:
+    """Log-shift of a channel's baseline by a repair: it leaves a slightly different machine."""
+    rng = stream(noise.seed, Layer.SIGNAL, noise.gate_index, 3, crc32(key.encode()), int(outage.end_s))
+    return float(rng.normal(0.0, 0.1))
 
 
-def _floor(rng: np.random.Generator, key: str, baseline: float, n: int) -> Floats:
+def _floor(key: str, baseline: float, rng: np.random.Generator, n: int) -> Floats:
     """Vibration at rest: the sensor's own floor, and now and then a neighbour at work."""
-    floor = 0.06 if key.endswith("acceleration_rms") else 0.1
+    own, scale = (0.06, 0.1) if key.endswith("acceleration_rms") else (0.1, 1.0)
     neighbour = np.where(rng.random(n) < 0.04, rng.uniform(0.1, 0.35, n), 0.0)
-    scale = 0.1 if key.endswith("acceleration_rms") else 1.0
-    return scale * (floor * rng.uniform(0.5, 1.5, n) + baseline * neighbour)
+    return scale * (own * rng.uniform(0.5, 1.5, n) + baseline * neighbour)
 
 
-def _temperatures(
-    rng: np.random.Generator,
-    gate: Gate,
-    weather: Weather,
-    visible: list[Episode],
-    rows: Rows,
-    load: Floats,
-    stops: Floats,
+def true_temperatures(
+    gate: Gate, weather: Weather, visible: Sequence[Episode], rows: Rows, load: Floats, stops: Floats
 ) -> dict[str, Floats]:
-    n = len(rows.t_s)
-    house_c = ambient_at(weather, rows.t_s) + sun_at(weather, rows.t_s, gate.sun_k)
-    ran, dt_min = rows.ran, np.diff(rows.t_s, prepend=rows.t_s[:1]) / 60.0
-    load, stops = _of_run(load, rows), _of_run(stops, rows)
-    day = (rows.t_s // DAY_S).astype(np.int64)
-    worn = [(episode.mode, severity(episode.mode, episode.progress_at(rows.t_s))) for episode in visible]
+    """Temperature of each point without sensor noise, °C: first-order lags towards air plus load heat plus fault heat.
 
+    ``load`` and ``stops`` have one value per run.
+    """
+    house_c = ambient_at(weather, rows.t_s) + sun_at(weather, rows.t_s, gate.sun_k)
+    dt_min = np.diff(rows.t_s, prepend=rows.t_s[:1]) / 60.0
+    load, stops = rows.of_run(load), rows.of_run(stops)
+    worn = [(episode.mode, severity(episode.mode, episode.progress_at(rows.t_s))) for episode in visible]
     rise: dict[str, Floats] = {
         "motor.winding.temperature": 70.0 * load**2,
         "motor.bearing_de.temperature": 25.0 * load,
@@ -335,19 +400,15 @@ def _temperatures(
         "hydraulic.oil.temperature": 25.0 * load,
     }
     out: dict[str, Floats] = {}
-    true_c: dict[str, Floats] = {}
-    for key, (running_min, resting_min, noise_k) in THERMAL.items():
+    for key, (running_min, resting_min, _) in THERMAL.items():
         if key.startswith("hydraulic.") and gate.hoist != "hydraulic":
             continue
-        extra = np.zeros(n)
+        heat = rise[key]
         for mode, strength in worn:
-            extra += HEATING.get(mode.code, {}).get(key, 0.0) * strength
-        heat = rise[key] + gate.sensitivity[key] * extra
+            heat = heat + gate.sensitivity[key] * HEATING.get(mode.code, {}).get(key, 0.0) * strength
         if key == "motor.bearing_de.temperature":
-            heat = heat + 0.15 * (true_c["motor.winding.temperature"] - house_c)
-        target = house_c + np.where(ran, heat, 0.0)
-        tau_min = np.where(ran, running_min, resting_min) * gate.thermal_scale[key]
-        true_c[key] = first_order(target, dt_min / tau_min, float(house_c[0]))
-        slow = rng.normal(0.0, 0.8 * noise_k, weather.days)[day]
-        out[key] = true_c[key] + slow + rng.normal(0.0, 0.6 * noise_k, n)
+            heat = heat + 0.15 * (out["motor.winding.temperature"] - house_c)
+        target = house_c + np.where(rows.ran, heat, 0.0)
+        tau_min = np.where(rows.ran, running_min, resting_min) * gate.thermal_scale[key]
+        out[key] = first_order(target, dt_min / tau_min, float(house_c[0]))
     return out
