@@ -46,8 +46,7 @@ class Weather:
 
 def day_of_year(start: date, days: int, warm_up: int = 0) -> Floats:
     """Day of the year (1 = 1 January) of each day from ``start - warm_up`` on."""
-    first = np.datetime64(start, "D") - warm_up
-    dates = first + np.arange(days + warm_up)
+    dates = np.datetime64(start, "D") + np.arange(-warm_up, days).astype("timedelta64[D]")
     since_new_year: Floats = (dates - dates.astype("datetime64[Y]")).astype(np.float64)
     return since_new_year + 1.0
 
