@@ -162,7 +162,8 @@ class Forecaster:
 
     def _trees(self, x: FloatArray) -> FloatArray:
         trees = self.parts["trees"]
-        asked = [trees.decision_function(np.column_stack([x, np.full(len(x), h)])) for h in self.horizons_d]
+        varied = x[:, self.parts["varied"]]
+        asked = [trees.decision_function(np.column_stack([varied, np.full(len(x), h)])) for h in self.horizons_d]
         return np.column_stack(asked)
 
     def _logistic(self, x: FloatArray) -> FloatArray:
@@ -348,7 +349,7 @@ def fit(
     used = np.unique(teaching.place)
     with threadpool_limits(limits=1):
         parts = _fit_quantiles(x[used], seed)
-        parts["trees"] = _fit_trees(x, teaching, settings, seed)
+        parts["trees"] = _fit_trees(x[:, parts["varied"]], teaching, settings, seed)
         parts["logistic"] = _fit_logistic(_quantile_normal(x[used], parts), used, teaching, settings, n_failures)
         modes = _fit_modes(x, rows, labels, failures, parts)
     if modes is not None:
@@ -452,7 +453,7 @@ def _fit_modes(
     if n_failures < FEWEST_FAILURES_FOR_MODES or len(np.unique(mode[at].astype(str))) < 2:
         return None
     weight = 1 / np.bincount(failures[at])[failures[at]]
-    model = LogisticRegression(C=0.1, max_iter=500)
+    model = LogisticRegression(C=1.0, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(_quantile_normal(x[at], parts), mode[at].astype(str), sample_weight=weight)

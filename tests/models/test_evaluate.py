@@ -1,0 +1,233 @@
+"""Figures of a forecast file: by hand on small files, and against scikit-learn."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
+
+from models import baselines
+from models.evaluate import EvaluationError, evaluate, table
+from models.labels import label, outcome
+from models.policy import Policy
+
+DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = Policy(open_at=0.5)
+
+
+def log(*records: tuple[str, str, str, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(records, columns=["gate_id", "component", "kind", "day"])
+    frame["started_at"] = pd.to_datetime([DAY0 + timedelta(days=d) for d in frame["day"]], utc=True)
+    frame["ended_at"] = frame["started_at"] + timedelta(hours=2)
+    return frame
+
+
+def file(series: dict[tuple[str, str], dict[int, float]], n_days: int = 200) -> pd.DataFrame:
+    """A forecast file: every unit 0.01 each day, but for the days given; gate rows are the highest of their components."""
+    rows = [
+        (gate_id, component, DAY0 + timedelta(days=day), days.get(day, 0.01))
+        for (gate_id, component), days in series.items()
+        for day in range(n_days)
+    ]
+    parts = pd.DataFrame(rows, columns=["gate_id", "component", "as_of", "p_14d"])
+    gates = parts.groupby(["gate_id", "as_of"], as_index=False)["p_14d"].max().assign(component="")
+    frame = pd.concat([parts, gates], ignore_index=True)
+    return frame.assign(p_7d=frame["p_14d"] / 2, verdict="forecast", reason="", model_version="hand")
+
+
+def high(first: int, last: int) -> dict[int, float]:
+    return dict.fromkeys(range(first, last + 1), 0.9)
+
+
+def until(*gate_ids: str, day: int = 200) -> dict[str, datetime]:
+    return {gate_id: DAY0 + timedelta(days=day) for gate_id in gate_ids}
+
+
+@pytest.mark.parametrize(
+    ("over", "records", "lead_d", "useful", "early"),
+    [
+        # the second day over opens the case; the lead runs from its as_of to the failure
+        pytest.param(high(90, 100), [("G1", "motor", "failure", 100.5)], 9.5, 1, 1, id="nine and a half days"),
+        pytest.param(high(93, 100), [("G1", "motor", "failure", 101.0)], 7.0, 1, 1, id="seven days are enough"),
+        pytest.param(high(93, 100), [("G1", "motor", "failure", 100.9)], 6.9, 0, 0, id="a little less is not"),
+        pytest.param(high(79, 101), [("G1", "motor", "failure", 101.0)], 21.0, 1, 1, id="21 days are still useful"),
+        pytest.param(high(70, 101), [("G1", "motor", "failure", 101.0)], 30.0, 0, 1, id="earlier is early"),
+        pytest.param(high(70, 76), [("G1", "motor", "failure", 101.0)], 30.0, 0, 1, id="closed 20 days before: it counts"),
+        pytest.param(high(68, 74), [("G1", "motor", "failure", 101.0)], None, 0, 0, id="closed 22 days before: it does not"),
+        pytest.param(high(101, 105), [("G1", "motor", "failure", 101.0)], None, 0, 0, id="afterwards is no warning"),
+        pytest.param({}, [("G1", "", "failure", 101.0)], None, 0, 0, id="a sudden one is in the denominator"),
+        pytest.param(high(90, 100), [("G1", "", "failure", 101.0)], 10.0, 1, 1, id="a gate in alarm is warned of any failure"),
+    ],
+)
+def test_lead_time_by_hand(over, records, lead_d, useful, early):
+    report = evaluate(file({("G1", "motor"): over}), log(*records), until("G1"), policy=POLICY, resamples=10)
+
+    assert report["counts"]["evaluable_failures"] == 1
+    assert report["figures"]["lead_time_median_d"]["value"] == pytest.approx(lead_d)
+    assert report["counts"]["useful_warnings"] == useful
+    assert report["counts"]["warnings_7_days_or_more_ahead"] == early
+
+
+@pytest.mark.parametrize(
+    ("records", "evaluable"),
+    [
+        ([("G1", "motor", "failure", 31)], 1),
+        ([("G1", "motor", "failure", 30.9)], 0),
+        ([("G1", "motor", "repair", 50), ("G1", "motor", "failure", 80)], 0),
+        ([("G1", "motor", "repair", 50), ("G1", "motor", "failure", 82)], 1),
+        ([("G1", "brake", "repair", 50), ("G1", "motor", "failure", 80)], 1),
+        ([("G1", "", "repair", 50), ("G1", "motor", "failure", 80)], 0),
+        ([("G1", "motor", "failure", 199.9)], 1),
+        ([("G1", "motor", "failure", 200.1)], 0),
+        ([("G1", "motor", "repair", 50), ("G1", "", "failure", 60)], 1),
+    ],
+)
+def test_a_failure_counts_when_it_was_watched_for_31_days(records, evaluable):
+    series = {("G1", "motor"): {}, ("G1", "brake"): {}}
+    report = evaluate(file(series), log(*records), until("G1", day=230), policy=POLICY, resamples=10)
+
+    assert report["counts"]["evaluable_failures"] == evaluable
+
+
+def test_false_alarms_precision_and_shares_by_hand():
+    series = {
+        ("G1", "motor"): high(90, 100),  # true: failure on day 101
+        ("G2", "motor"): high(40, 120),  # open from 41 to 125: 84 days, three false alarms
+        ("G3", "motor"): high(60, 70),  # the motor is replaced on day 75: nobody knows
+        ("G4", "motor"): {},
+    }
+    records = log(("G1", "motor", "failure", 101.0), ("G3", "motor", "replacement", 75.5), ("G4", "motor", "failure", 150.0))
+
+    report = evaluate(file(series), records, until("G1", "G2", "G3", "G4"), policy=POLICY, resamples=50)
+
+    figures = {name: figure["value"] for name, figure in report["figures"].items()}
+    assert figures["false_alarms_per_gate_year"] == pytest.approx(3 / (4 * 173 / 365.25))  # days 0 to 172 of 200
+    assert (figures["useful_share"], figures["early_share"], figures["warned_share"]) == (0.5, 0.5, 0.5)
+    assert figures["alarm_precision"] == 0.5
+    assert report["counts"] | {"alarms": 3, "true_alarms": 1, "false_alarms": 3, "undecided_alarms": 1} == report["counts"]
+    assert report["by_component"] == {"motor": {"failures": 2, "useful": 1, "early": 1}}
+
+
+def test_failures_without_verdict_are_missed_and_the_silence_is_counted():
+    forecasts = file({("G1", "motor"): high(90, 100)})
+    silent = forecasts["as_of"].between(DAY0 + timedelta(days=60), DAY0 + timedelta(days=109))
+    forecasts.loc[silent, ["p_7d", "p_14d"]] = np.nan
+    forecasts.loc[silent, "verdict"] = "no_verdict"
+
+    report = evaluate(forecasts, log(("G1", "motor", "failure", 101.0)), until("G1"), policy=POLICY, resamples=10)
+
+    assert report["figures"]["useful_share"]["value"] == 0
+    assert report["figures"]["no_verdict_share"]["value"] == 50 / 200
+
+
+@pytest.fixture(scope="module")
+def judged(forecaster, unseen):
+    forecasts = forecaster.predict(unseen.rows)
+    return forecasts, evaluate(forecasts, unseen.maintenance, unseen.observed_until, policy=Policy(0.3))
+
+
+def test_row_figures_agree_with_scikit_learn(judged, unseen):
+    forecasts, report = judged
+    gates = forecasts[(forecasts["component"] == "") & (forecasts["verdict"] == "forecast")]
+    labels = label(gates, unseen.maintenance, unseen.observed_until)
+    figures = {name: figure["value"] for name, figure in report["figures"].items()}
+    for horizon_d in (7, 14):
+        y = outcome(labels, horizon_d)
+        p, y = gates[f"p_{horizon_d}d"].to_numpy()[np.isfinite(y)], y[np.isfinite(y)]
+
+        assert figures[f"ap_{horizon_d}d"] == pytest.approx(average_precision_score(y, p))
+    rate = np.full(len(y), y.mean())
+    assert figures["brier_skill_14d"] == pytest.approx(1 - brier_score_loss(y, p) / brier_score_loss(y, rate))
+    assert figures["log_loss_skill_14d"] == pytest.approx(1 - log_loss(y, p) / log_loss(y, rate))
+    assert figures["tail_forecast_14d"] == pytest.approx(p[p > 0.2].mean())
+    assert figures["tail_observed_14d"] == pytest.approx(y[p > 0.2].mean())
+
+
+def test_ties_are_ranked_together_as_scikit_learn_does(judged, unseen):
+    forecasts = judged[0].assign(p_14d=judged[0]["p_14d"].round(1))
+    gates = forecasts[(forecasts["component"] == "") & (forecasts["verdict"] == "forecast")]
+    y = outcome(label(gates, unseen.maintenance, unseen.observed_until), 14)
+
+    report = evaluate(forecasts, unseen.maintenance, unseen.observed_until, policy=POLICY, resamples=10)
+
+    expected = average_precision_score(y[np.isfinite(y)], gates["p_14d"].to_numpy()[np.isfinite(y)])
+    assert report["figures"]["ap_14d"]["value"] == pytest.approx(expected)
+
+
+def test_the_interval_is_the_spread_over_resampled_gates(judged, unseen):
+    forecasts, report = judged
+    gates = forecasts[(forecasts["component"] == "") & (forecasts["verdict"] == "forecast")]
+    y = pd.Series(outcome(label(gates, unseen.maintenance, unseen.observed_until), 14), index=gates.index)
+    parts = {g: (y[rows.index].to_numpy(), rows["p_14d"].to_numpy()) for g, rows in gates.groupby("gate_id")}
+    rng = np.random.default_rng(5)
+    slow = []
+    for _ in range(200):
+        drawn = [parts[g] for g in rng.choice(sorted(parts), len(parts))]
+        ys, ps = (np.concatenate([d[i] for d in drawn]) for i in (0, 1))
+        slow.append(average_precision_score(ys[np.isfinite(ys)], ps[np.isfinite(ys)]))
+
+    found = report["figures"]["ap_14d"]
+
+    assert found["low"] == pytest.approx(np.quantile(slow, 0.05), abs=0.03)
+    assert found["high"] == pytest.approx(np.quantile(slow, 0.95), abs=0.03)
+
+
+def test_the_report_is_plain_json_and_the_same_each_time(judged, unseen):
+    forecasts, report = judged
+
+    again = evaluate(forecasts, unseen.maintenance, unseen.observed_until, policy=Policy(0.3))
+
+    assert json.loads(json.dumps(report, allow_nan=False)) == again
+
+
+def test_without_a_threshold_the_best_one_is_taken_and_said_to_flatter(judged, unseen):
+    forecasts, _ = judged
+
+    report = evaluate(forecasts, unseen.maintenance, unseen.observed_until, budget_per_gate_year=0.5, resamples=10)
+
+    assert report["figures"]["false_alarms_per_gate_year"]["value"] <= 0.5
+    assert "flatters" in report["threshold_from"]
+    assert "flatters" in table({"model": report})
+
+
+def test_scores_that_are_no_probabilities_get_no_calibration_figures(unseen):
+    report = evaluate(
+        baselines.trend(unseen.rows), unseen.maintenance, unseen.observed_until, are_probabilities=False, resamples=10
+    )
+
+    assert report["figures"]["ap_14d"]["value"] > report["figures"]["base_rate_14d"]["value"]
+    assert "brier_skill_14d" not in report["figures"]
+
+
+def test_the_constant_forecast_has_no_skill_and_ranks_at_the_base_rate(unseen):
+    report = evaluate(baselines.constant(unseen.rows, 0.002), unseen.maintenance, unseen.observed_until, resamples=10)
+
+    figures = {name: figure["value"] for name, figure in report["figures"].items()}
+    assert figures["ap_14d"] == pytest.approx(figures["base_rate_14d"])
+    assert figures["brier_skill_14d"] <= 0
+
+
+def test_the_table_shows_the_model_beside_the_baselines(judged, unseen):
+    _, report = judged
+    trend = evaluate(
+        baselines.trend(unseen.rows), unseen.maintenance, unseen.observed_until, are_probabilities=False, resamples=10
+    )
+
+    text = table({"model": report, "trend": trend})
+
+    lines = text.splitlines()
+    assert lines[1].split() == ["model", "trend"]
+    ap = report["figures"]["ap_14d"]
+    assert f"{ap['value']:.3f} ({ap['low']:.3f} to {ap['high']:.3f})" in text
+    assert next(line for line in lines if line.startswith("Brier skill")).endswith("-")
+
+
+def test_a_file_without_gate_rows_or_known_outcomes_is_refused():
+    forecasts = file({("G1", "motor"): {}}, n_days=40)
+
+    with pytest.raises(EvaluationError, match="no gate row"):
+        evaluate(forecasts[forecasts["component"] != ""], log(), until("G1"), policy=POLICY)
+    with pytest.raises(EvaluationError, match="known outcome within 14 days"):
+        evaluate(forecasts, log(), until("G1", day=5), policy=POLICY)
