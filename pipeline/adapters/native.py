@@ -149,7 +149,7 @@ def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[st
                     return None
                 values[name] = canonical
             readings.append(Reading(gate_id, component, ts_ms, values))
-    except (msgspec.DecodeError, RecursionError, ReadingError, KeyError):
+    except (ValueError, RecursionError, ReadingError, KeyError):  # msgspec's own errors and UnicodeDecodeError are ValueErrors
         return None
     return Decoded(readings, _channels(gate_id, component, new)) if readings else None
 
@@ -279,7 +279,7 @@ def _decode_status(payload: bytes, gate: Gate, now_ms: int) -> Decoded:
     """``{"status": "online" | "offline", "t"}``: an online gate is alive at `t`; a will, being old, carries none."""
     try:
         status = _status.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ReadingError("wrong_shape", f'a status must be {{"status": "online" or "offline", "t"}}; {error}') from None
     if status.t is None or status.status == "offline":
         return Decoded()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.adapters import Decoded, Gate, Message, native
@@ -115,6 +115,7 @@ def test_an_offset_from_utc_names_the_same_instant() -> None:
         (b"", "not_json"),
         (b'\xff\xfe{"t"', "not_json"),
         (b"\x1f\x8b\x08\x00", "not_json"),
+        (b'{"values": {"\x80": 1}}', "not_json"),
         (b"[" * 30_000, "not_json"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "not_json"),
         (b"[]", "wrong_shape"),
@@ -248,11 +249,13 @@ def test_a_status_tells_that_a_gate_is_alive_and_nothing_else() -> None:
     will = decode({"status": "offline"}, topic)
     wrong = decode({"status": "asleep"}, topic)
     ahead = decode({"status": "online", "t": "2026-03-01T09:10:00Z"}, topic)
+    garbled = decode(b'{"status": "\x80"}', topic)
 
     assert online == Decoded(seen={"G1": NOW_MS - 300_000})
     assert will == Decoded()
     assert reasons(wrong) == ["wrong_shape"]
     assert reasons(ahead) == ["clock_fault"]
+    assert reasons(garbled) == ["wrong_shape"]
 
 
 def test_our_own_alerts_are_not_taken_for_messages() -> None:
@@ -275,6 +278,7 @@ def clean_messages(draw: st.DrawFn) -> dict[str, Any]:
     return {"readings": [reading() for _ in range(draw(st.integers(1, 4)))]}
 
 
+@settings(deadline=None)
 @given(clean_messages())
 def test_the_fast_way_and_the_careful_way_agree_on_clean_messages(message: dict[str, Any]) -> None:
     fleet = OneGate({})
@@ -315,6 +319,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 topics = st.sampled_from([TOPIC, "sluicewatch/v1/S1/G1/status", "sluicewatch/v1/S1/G1/new one/telemetry"]) | st.text()
 
 
+@settings(deadline=None, max_examples=500)
 @given(
     topics,
     st.binary(max_size=200) | near_misses.map(lambda v: json.dumps(v).encode()) | mutated(),
