@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -412,16 +412,3 @@ async def deliver(
                 log.error("an attempt could not be noted; its lease will end", exc_info=lost)
     if flying:
         await asyncio.wait(flying)
-
-
-PUBLIC_ERRORS: Mapping[str, str] = {
-    "": "accepted",
-    "status": "refused by the receiver",
-    "address_not_allowed": "address not allowed",
-    "secret": "cannot be signed",
-}
-
-
-def public_error(error: str) -> str:
-    """What people who are not administrators may know of a failure; anything about the network is "no answer"."""
-    return PUBLIC_ERRORS.get(error, "no answer")

@@ -415,8 +415,7 @@ class _Day:
             gate = self.gates[gate_id]
             is_stale = "stale" in found and found <= {"stale", "under_repair"}
             if is_stale and gate_id not in silent:
-                last_seen = None if gate.last_seen is None else life.rfc3339(gate.last_seen)
-                detail = {"as_of": life.rfc3339(self.as_of), "last_seen": last_seen}
+                detail = {"as_of": life.rfc3339(self.as_of), "last_seen": self._last_reading(gate_id)}
                 notice = life.open_notice(STALE, gate_id, self.now, gate_id=gate_id, detail=detail)
             elif gate_id in silent and not found <= {"stale", "under_repair"}:
                 notice = life.close_notice(silent[gate_id], self.now)
@@ -424,6 +423,12 @@ class _Day:
                 continue
             store.save_notice(self.connection, notice, actor=SCORING, gate=gate)
             self.counts["notices"] += 1
+
+    def _last_reading(self, gate_id: str) -> str | None:
+        """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
+        rows = historian.load_rests(self.connection, gate_id, 0, to_ms(self.as_of))
+        days = operations.from_rows(rows[-1:], ("day_ms",))
+        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1]))) if len(days) else None
 
 
 def _case_state(plain: Mapping[str, Any]) -> CaseState:

@@ -360,30 +360,6 @@ def latest_forecast(connection: Connection, gate_id: str) -> list[Row]:
     return _rows(connection.execute(query.order_by(forecasts.c.component)))
 
 
-def latest_gate_rows(connection: Connection) -> list[Row]:
-    """The newest gate row (component '') of every scored gate, by gate_id; for the fleet's overview."""
-    newest = (
-        sa.select(forecasts.c.gate_id, sa.func.max(forecasts.c.as_of).label("as_of"))
-        .where(forecasts.c.component == "")
-        .group_by(forecasts.c.gate_id)
-        .subquery()
-    )
-    query = sa.select(forecasts).join(
-        newest, sa.and_(forecasts.c.gate_id == newest.c.gate_id, forecasts.c.as_of == newest.c.as_of)
-    )
-    return _rows(connection.execute(query.where(forecasts.c.component == "").order_by(forecasts.c.gate_id)))
-
-
-def forecast_history(
-    connection: Connection, gate_id: str, *, component: str = "", since: datetime | None = None, limit: int = 500
-) -> list[Row]:
-    """The last `limit` forecasts of a gate (or of one component), oldest first."""
-    query = sa.select(forecasts).where(forecasts.c.gate_id == gate_id, forecasts.c.component == component)
-    if since is not None:
-        query = query.where(forecasts.c.as_of >= since)
-    return _rows(connection.execute(query.order_by(forecasts.c.as_of.desc()).limit(limit)))[::-1]
-
-
 def save_scoring_run(connection: Connection, run: Row) -> None:
     """Note that every gate has been scored as of a midnight."""
     connection.execute(sa.delete(scoring_runs).where(scoring_runs.c.as_of == run["as_of"]))
@@ -654,11 +630,6 @@ def events_after(connection: Connection, event_sequence: int, limit: int = 500) 
 def events_of(connection: Connection, subject: str) -> list[Row]:
     """The events of one alert or notice, in order."""
     return _rows(connection.execute(sa.select(events).where(events.c.subject == subject).order_by(events.c.event_sequence)))
-
-
-def last_event_sequence(connection: Connection) -> int:
-    """The number of the newest event; 0 when there is none."""
-    return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(events.c.event_sequence), 0))) or 0
 
 
 # --- endpoints ------------------------------------------------------------------------------------------------------

@@ -540,6 +540,7 @@ def test_a_gate_that_falls_silent_is_told_once_and_told_again_when_it_is_back(ri
     reports = score_days(river, model(quiet), 1, first=4)
 
     assert (notice.kind, notice.gate_id, notice.opened_at) == ("gate.data_stale", GATES[0], T0 + DAY + HOUR)
+    assert notice.detail == {"as_of": "2026-03-03T00:00:00Z", "last_seen": "2026-03-01T23:30:00Z"}
     assert event_types(river, notice.notice_id) == ["gate.data_stale", "gate.data_restored"]
     assert [report.notices for report in reports] == [1]
     with river.connect() as connection:

@@ -113,14 +113,10 @@ def test_the_latest_forecast_holds_the_gate_row_first_and_then_its_components(en
 
     with engine.connect() as connection:
         latest = store.latest_forecast(connection, "DSH-S1-G1")
-        fleet = store.latest_gate_rows(connection)
-        history = store.forecast_history(connection, "DSH-S1-G2", component="brake", since=T0 + DAY)
         never = store.latest_forecast(connection, "DSH-S2-G1")
 
     assert [(row["component"], row["as_of"]) for row in latest] == [(c, T0 + 2 * DAY) for c in ("", "brake", "motor")]
     assert latest[0]["curve"] == pytest.approx(CURVE)
-    assert [(row["gate_id"], row["as_of"]) for row in fleet] == [(g, T0 + 2 * DAY) for g in ("DSH-S1-G1", "DSH-S1-G2")]
-    assert [row["as_of"] for row in history] == [T0 + DAY, T0 + 2 * DAY]
     assert never == []
 
 
@@ -248,12 +244,10 @@ def test_events_are_numbered_in_the_order_of_their_commits(engine: Engine) -> No
     with engine.connect() as connection:
         events = store.events_after(connection, 0)
         later = store.events_after(connection, events[2]["event_sequence"])
-        last = store.last_event_sequence(connection)
 
     numbers = [event["event_sequence"] for event in events]
     assert numbers == sorted(set(numbers))
     assert [event["event_sequence"] for event in later] == numbers[3:]
-    assert last == numbers[-1]
 
 
 @pytest.mark.postgres
