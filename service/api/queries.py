@@ -62,11 +62,23 @@ def standing(gate: Mapping[str, Any], forecast: store.Row | None, alerts: Sequen
 def gate_standings(connection: Connection, now: datetime) -> list[GateStanding]:
     """Every gate and how it stands, by gate_id."""
     gates = connection.execute(sa.select(historian.gates).order_by(historian.gates.c.gate_id)).mappings().all()
-    forecasts = {row["gate_id"]: row for row in store.latest_gate_rows(connection)}
+    forecasts = _newest_gate_rows(connection)
     alerts: dict[str, list[Alert]] = {}
     for alert in store.alerts_by_urgency(connection, limit=10_000):
         alerts.setdefault(alert.gate_id, []).append(alert)
     return [standing(gate, forecasts.get(gate["gate_id"]), alerts.get(gate["gate_id"], []), now) for gate in map(dict, gates)]
+
+
+def _newest_gate_rows(connection: Connection) -> dict[str, store.Row]:
+    """The newest gate row of every gate, without its curve: one step into the primary key per gate, however long the history."""
+    table, gate_id = store.forecasts, historian.gates.c.gate_id
+    inner = table.alias()
+    newest = sa.select(sa.func.max(inner.c.as_of)).where(inner.c.gate_id == gate_id, inner.c.component == "")
+    found = sa.and_(table.c.gate_id == gate_id, table.c.component == "", table.c.as_of == newest.scalar_subquery())
+    columns = [column for column in table.c if column.name != "curve"]
+    # an outer join, so that SQLite goes from gates to forecasts: the other way it reads the whole history
+    query = sa.select(*columns).select_from(historian.gates.join(table, found, isouter=True))
+    return {row["gate_id"]: dict(row) for row in connection.execute(query).mappings() if row["gate_id"] is not None}
 
 
 def gate_standing(connection: Connection, gate_id: str, now: datetime) -> GateStanding | None:

@@ -96,7 +96,7 @@ def site_time(instant: datetime, zone: str | None) -> str:
 
     Examples
     --------
-    >>> site_time(datetime(2026, 11, 20, 2, 10, tzinfo=UTC), "Asia/Shanghai")
+    >>> site_time(datetime.fromisoformat("2026-11-20T02:10:00Z"), "Asia/Shanghai")
     '2026-11-20 10:10 UTC+8'
     """
     local = instant.astimezone(find_zone(zone))
