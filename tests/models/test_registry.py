@@ -1,0 +1,267 @@
+"""A registry that loads only what its manifest lists, and never half an alias."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import pytest
+from joblib.numpy_pickle import NumpyUnpickler
+
+from models import registry
+from models.policy import Policy
+from models.registry import RegistryError
+
+TRAINING = {"data_sha256": "0" * 64, "seed": 1}
+REPORT = {"model": {"figures": {"ap_14d": {"value": 0.4, "low": 0.3, "high": 0.5}}}}
+
+
+@pytest.fixture(scope="module")
+def golden(unseen):
+    rows = unseen.rows[unseen.rows["reason"] == ""]
+    return rows[rows["as_of"] == sorted(rows["as_of"].unique())[200]].head(30)
+
+
+@pytest.fixture(scope="module")
+def stored(forecaster, golden, tmp_path_factory):
+    """A registry with one version, `v1`, and no alias."""
+    folder = tmp_path_factory.mktemp("registry")
+    write(folder, "v1", forecaster, golden)
+    return folder
+
+
+def write(folder, version, forecaster, golden):
+    return registry.save(
+        folder,
+        version,
+        forecaster=replace(forecaster, version=version),
+        policy=Policy(0.3, tuned_gate_years=70.0, calibrated_here=True),
+        training=TRAINING,
+        metrics=REPORT,
+        card="# Model card\n",
+        golden_rows=golden,
+    )
+
+
+@pytest.fixture
+def folder(stored, tmp_path):
+    """A copy of it to damage."""
+    return Path(shutil.copytree(stored, tmp_path / "registry"))
+
+
+def test_what_was_saved_is_loaded_with_the_same_forecasts(stored, forecaster, unseen):
+    model = registry.load(stored, "v1")
+
+    rows = unseen.rows.head(500)
+    assert model.forecaster.predict(rows)["p_14d"].equals(forecaster.predict(rows)["p_14d"])
+    assert (model.version, model.policy.open_at, model.policy.calibrated_here) == ("v1", 0.3, True)
+    assert model.manifest["training"] == TRAINING
+    assert model.manifest["made_with"]["scikit-learn"]
+
+
+def test_the_same_model_makes_the_same_bytes(stored, forecaster, golden, tmp_path):
+    write(tmp_path, "v1", forecaster, golden)
+
+    for file in sorted((stored / "v1").iterdir()):
+        assert (tmp_path / "v1" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+class Recorder(NumpyUnpickler):
+    """Unpickles as joblib does and writes down every class it is asked for."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.found = set()
+
+    def find_class(self, module, name):
+        self.found.add(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def test_the_artifact_holds_no_class_of_ours(stored):
+    content = io.BytesIO((stored / "v1" / "model.joblib").read_bytes())
+    recorder = Recorder("", content, ensure_native_byte_order=True)
+
+    recorder.load()
+
+    homes = {name.partition(".")[0] for name in recorder.found}
+    assert homes <= {"sklearn", "numpy", "joblib", "builtins", "collections", "copyreg", "_codecs", "functools"}
+    assert "sklearn" in homes
+
+
+def relist(version, **changes):
+    """Write the manifest again with other contents."""
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest.update(changes)
+    (version / "manifest.json").write_text(json.dumps(manifest))
+
+
+def flip_a_byte(version):
+    content = bytearray((version / "model.joblib").read_bytes())
+    content[len(content) // 2] ^= 1
+    (version / "model.joblib").write_bytes(bytes(content))
+
+
+def swap_for_a_link(version):
+    (version / "model.joblib").rename(version.parent.parent / "elsewhere.joblib")
+    (version / "model.joblib").symlink_to(version.parent.parent / "elsewhere.joblib")
+
+
+def list_a_path(name):
+    def change(version):
+        manifest = json.loads((version / "manifest.json").read_text())
+        outside = version.parent.parent / "outside"
+        outside.write_bytes(b"x")
+        manifest["files"][name] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
+        relist(version, files=manifest["files"])
+
+    return change
+
+
+def link_the_folder(version):
+    version.rename(version.parent / "real")
+    version.symlink_to(version.parent / "real")
+
+
+DAMAGE = {
+    "a flipped byte": (flip_a_byte, "model.joblib is not the file the manifest lists"),
+    "a longer card": (lambda v: (v / "model_card.md").write_text("# Model card\nx"), "model_card.md is not the file"),
+    "an extra file": (lambda v: (v / "extra.py").write_text("x"), "files its manifest does not list: extra.py"),
+    "an extra folder": (lambda v: (v / "extra").mkdir(), "extra is not a plain file"),
+    "a missing file": (lambda v: (v / "golden.parquet").unlink(), "lacks golden.parquet"),
+    "no manifest": (lambda v: (v / "manifest.json").unlink(), "has no manifest.json"),
+    "a broken manifest": (lambda v: (v / "manifest.json").write_text("{"), "manifest.json is not JSON"),
+    "another format": (lambda v: relist(v, format="other/1"), "format must be 'sluicewatch-model/1'; got 'other/1'"),
+    "no hashes": (lambda v: relist(v, files={"model.joblib": {}}), "must give sha256 and size"),
+    "no model listed": (lambda v: relist(v, files={}), "must list model.joblib"),
+    "a file link": (swap_for_a_link, "model.joblib is not a plain file"),
+    "a folder link": (link_the_folder, "is a symbolic link"),
+    "a path out": (list_a_path("../outside"), "which is not a plain file name"),
+    "an absolute path": (list_a_path("/etc/hostname"), "which is not a plain file name"),
+    "another scikit-learn": (lambda v: relist(v, made_with={"scikit-learn": "1.2.3"}), "made with scikit-learn 1.2.3, here is"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_refused_before_anything_is_unpickled(folder, damage, monkeypatch):
+    change, message = DAMAGE[damage]
+    change(folder / "v1")
+
+    def unpickled(*_):
+        pytest.fail("unpickled")
+
+    monkeypatch.setattr(joblib, "load", unpickled)
+    with pytest.raises(RegistryError, match=message) as refusal:
+        registry.load(folder, "v1")
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_that_forecasts_otherwise_here_is_refused(folder):
+    manifest = json.loads((folder / "v1" / "manifest.json").read_text())
+    manifest["forecaster"]["calibration"]["intercept"] += 0.1
+    relist(folder / "v1", forecaster=manifest["forecaster"])
+
+    with pytest.raises(RegistryError, match="does not reproduce its golden forecasts"):
+        registry.load(folder, "v1")
+
+
+def test_a_version_is_never_written_twice(stored, forecaster, golden):
+    before = {file.name: file.read_bytes() for file in (stored / "v1").iterdir()}
+
+    with pytest.raises(RegistryError, match="'v1' exists"):
+        write(stored, "v1", forecaster, golden)
+
+    assert {file.name: file.read_bytes() for file in (stored / "v1").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", "champion", "../x", "a/b", ".hidden", "x" * 65, "ein-ü"])
+def test_a_name_that_is_no_version_is_refused(stored, forecaster, golden, name):
+    with pytest.raises(RegistryError, match="a version is named by"):
+        write(stored, name, forecaster, golden)
+
+
+def test_an_unknown_model_is_refused_with_those_there_are(stored):
+    with pytest.raises(RegistryError, match=r"no model 'v9' in .*; versions there: v1"):
+        registry.load(stored, "v9")
+
+
+def test_promotion_and_rollback_move_the_aliases(folder, forecaster, golden):
+    write(folder, "v2", forecaster, golden)
+
+    registry.promote(folder, "v1")
+    registry.promote(folder, "v2")
+    promoted = registry.aliases(folder)
+    back = registry.rollback(folder)
+
+    assert promoted == {"champion": "v2", "previous": "v1"}
+    assert back.version == registry.load(folder).version == "v1"
+    assert registry.aliases(folder) == {"champion": "v1", "previous": "v2"}
+    assert [(v.version, v.aliases) for v in registry.list_versions(folder)] == [("v1", ("champion",)), ("v2", ("previous",))]
+
+
+def test_promoting_the_champion_again_keeps_the_previous_one(folder, forecaster, golden):
+    write(folder, "v2", forecaster, golden)
+    for version in ("v1", "v2", "v2"):
+        registry.promote(folder, version)
+
+    assert registry.aliases(folder) == {"champion": "v2", "previous": "v1"}
+
+
+def test_without_a_previous_champion_there_is_no_way_back(folder):
+    registry.promote(folder, "v1")
+
+    with pytest.raises(RegistryError, match="no previous champion"):
+        registry.rollback(folder)
+
+
+def test_a_damaged_model_cannot_be_promoted(folder):
+    flip_a_byte(folder / "v1")
+
+    with pytest.raises(RegistryError):
+        registry.promote(folder, "v1")
+
+    assert registry.aliases(folder) == {}
+
+
+def test_a_switch_that_dies_leaves_the_old_alias(folder, forecaster, golden, monkeypatch):
+    write(folder, "v2", forecaster, golden)
+    registry.promote(folder, "v1")
+    before = (folder / "aliases.json").read_bytes()
+
+    def dies(*_):
+        raise OSError("power cut")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, dies)
+            with pytest.raises(OSError, match="power cut"):
+                registry.promote(folder, "v2")
+
+        assert (folder / "aliases.json").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == ["aliases.json", "v1", "v2"]
+
+
+def test_an_empty_registry_is_seeded_once_with_the_shipped_champion(folder, tmp_path):
+    registry.promote(folder, "v1")
+    new = tmp_path / "new"
+
+    first, again = registry.seed(new, shipped=folder), registry.seed(new, shipped=folder)
+
+    assert first == again == registry.load(new).version == "v1"
+    assert sorted(p.name for p in new.iterdir()) == ["aliases.json", "v1"]
+    assert registry.shipped_policy(folder) == registry.load(new).policy
+
+
+def test_seeding_keeps_a_champion_of_ones_own(folder, forecaster, golden, tmp_path):
+    registry.promote(folder, "v1")
+    own = tmp_path / "own"
+    write(own, "mine", forecaster, golden)
+    registry.promote(own, "mine")
+
+    assert registry.seed(own, shipped=folder) == "mine"
+    assert registry.load(own).version == "mine"
