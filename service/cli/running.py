@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -55,8 +54,12 @@ def demo(**settings: Any) -> None:
 @database_option
 @registry_option
 @mqtt_option
+@public_url_option
+@secret_key_option
+@receiver_options
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
-def up(database: str, registry: Path, mqtt: str, port: int) -> None:
+def up(database: str, mqtt: str, **given: Any) -> None:
     """Run ingest, score, deliver and serve together, on a database brought up to date first.
 
     \b
@@ -64,16 +67,21 @@ def up(database: str, registry: Path, mqtt: str, port: int) -> None:
     """
     from service import store
     from service.processes import Processes
+    from service.settings import Settings
 
+    Settings.gather({"database": database, **{name: value for name, value in given.items() if name not in ("host", "port")}})
     engine = open_database(database, migrated=False)
     store.migrate(engine)
     engine.dispose()
-    environment = {"SLUICEWATCH_DATABASE": database, "SLUICEWATCH_REGISTRY": str(registry), "SLUICEWATCH_MQTT": mqtt}
+    refuse_taken(given["host"], given["port"])
+    # every flag of the processes is an environment variable, too
+    flags = {"database": database, "mqtt": mqtt, **given}
+    environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
-        for name in ("ingest", "score", "deliver"):
+        for name in ("ingest", "score", "deliver", "serve"):
             processes.start(name, environment=environment)
-        processes.start("serve", "--port", str(port), environment=environment)
+        click.echo(f"console and API: http://{given['host']}:{given['port']}", err=True)
         while not stop.wait(1.0):
             processes.check()
 
