@@ -25,6 +25,9 @@ ALERTS_LOOKED_AT = 500
 ACTIONS_SHOWN = 50
 NOTICES_SHOWN = 10
 OPERATIONS_SHOWN = 15
+WORTH_A_WORD = 0.1
+"""A probability within 14 days from which it is shown without an alert, and from which a failure mode is named."""
+
 TEMPERATURE_HOURS = {7: 2, 30: 24, 90: 24}
 """Of how many hours the charts show the highest temperature, by the days shown."""
 
@@ -290,8 +293,12 @@ def _cell(one: queries.GateStanding, fleet: _Fleet, words: Words) -> Cell:
     if one.alerts:
         worst = max(one.alerts, key=lambda alert: alert.p_14d)
         detail = f"{words.code('component', worst.component)} {percent(worst.p_14d)}"
+    elif one.reason:
+        detail = words.code("short", one.reason)
+    elif one.forecast and one.forecast["p_14d"] >= WORTH_A_WORD:
+        detail = words("fleet.probability", percent=percent(one.forecast["p_14d"]))
     else:
-        detail = words.code("short", one.reason) if one.reason else ""
+        detail = ""
     word = words(f"severity.{look}") if one.alerts else words(f"gate_state.{look}")
     name = _names(one, one.gate["gate_id"], fleet, words)[0]
     return Cell(one.gate["gate_id"], name, look, word, detail, one.data_stale)
@@ -444,7 +451,7 @@ def _forecast_line(row: store.Row, words: Words) -> ForecastLine:
         p_14d=percent(row["p_14d"]) if known else "",
         p_21d=percent(row["p_21d"]) if known else "",
         half=half,
-        problem=words.code("mode", row["failure_mode"]) if known and row["failure_mode"] else "",
+        problem=words.code("mode", row["failure_mode"]) if known and row["p_14d"] >= WORTH_A_WORD else "",
         reason="" if known else words.code("reason", row["reason"]),
     )
 

@@ -9,6 +9,12 @@
   let paused = false;
   let lastGood = new Date();
 
+  function percent(p) {
+    if (p === null || p === undefined) return "–";
+    if (p < 0.01) return "< 1 %";
+    return p > 0.99 ? "> 99 %" : `${(p * 100).toFixed(0)} %`;
+  }
+
   function lineOf(series) {
     return {
       label: series.label,
@@ -48,7 +54,7 @@
       series: [{ label: data.x_label }, ...data.series.map((one) => ({
         ...lineOf(one),
         points: { show: false },
-        value: (_, p) => (p === null ? "–" : `${(p * 100).toFixed(0)} %`),
+        value: (_, p) => percent(p),
       }))],
       hooks: {
         draw: [(plot) => {

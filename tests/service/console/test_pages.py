@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
 from sqlalchemy.engine import Engine
 
 from pipeline import historian
@@ -172,6 +174,32 @@ def test_names_from_outside_are_shown_as_text(console: TestClient, fleet_engine:
         text = console.get(path).text
         assert "<script>alert" not in text
         parse(text)
+
+
+def test_a_risk_below_the_alert_threshold_is_shown_in_figures_and_without_colour(
+    console: TestClient, fleet_engine: Engine
+) -> None:
+    with writing(fleet_engine) as connection:
+        row = store.forecasts.c
+        newest = sa.update(store.forecasts).values(p_14d=0.38)
+        connection.execute(newest.where(row.gate_id == "DSH-S4-G1", row.component == "", row.as_of == fleet.TODAY))
+
+    cell = next(one for one in page(console).all("a", class_="cell") if one.attributes["data-gate"] == "DSH-S4-G1")
+
+    assert cell.text.replace("\u00a0", " ") == "Gate 1 Normal 38 % in 14 days"
+    assert cell.attributes["data-look"] == "normal"
+
+
+def test_a_failure_mode_is_named_only_where_failure_is_likely(console: TestClient, fleet_engine: Engine) -> None:
+    with writing(fleet_engine) as connection:
+        connection.execute(
+            sa.update(store.forecasts).where(store.forecasts.c.component == "brake").values(failure_mode="brake_drag")
+        )
+
+    text = page(console, f"/gates/{fleet.MEASURED}").text
+
+    assert "Motor bearing wearing out" in text
+    assert "Brake dragging" not in text
 
 
 # --- a gate ---------------------------------------------------------------------------------------------------------
@@ -393,6 +421,14 @@ def test_revoking_a_key_ends_its_session_at_once(console: TestClient, fleet_engi
             store.revoke_api_key(connection, row["key_id"], at=fleet.NOW, actor=fleet.TEST)
 
     assert console.get("/", follow_redirects=False).status_code == 303
+
+
+def test_a_session_lasts_while_a_replay_races_through_its_days(console: TestClient) -> None:
+    app = console.app
+    assert isinstance(app, FastAPI)
+    app.state.context = replace(app.state.context, clock=lambda: fleet.NOW + timedelta(days=3))
+
+    assert strip(page(console))["data"] == "Newest reading 3 days ago no new data"
 
 
 def test_signing_out_ends_the_session(console: TestClient) -> None:
