@@ -44,6 +44,7 @@ KEEPALIVE_S = 60
 MESSAGES_PER_TURN = 512
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 5.0
 MISC_EVERY_S = 1.0
+TELL_EVERY_S, IDLE_S = 0.02, 0.05
 CLOSE_S = 5.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -363,14 +364,17 @@ class FleetPublisher:
 
     def _serve(self) -> None:
         try:
-            misc_at = 0.0
+            misc_at = tell_at = 0.0
             while not self._closing:
                 self._publish_some()
-                self._turn(0.0 if self._ready and self._ready[0][0] <= self._until_ms else 0.2)
-                with self._changed:
-                    self._changed.notify_all()
-                if time.monotonic() >= misc_at:
-                    misc_at = time.monotonic() + MISC_EVERY_S
+                self._turn(0.0 if self._ready and self._ready[0][0] <= self._until_ms else IDLE_S)
+                now = time.monotonic()
+                if now >= tell_at:
+                    tell_at = now + TELL_EVERY_S
+                    with self._changed:
+                        self._changed.notify_all()
+                if now >= misc_at:
+                    misc_at = now + MISC_EVERY_S
                     for gateway in self._gateways:
                         gateway.client.loop_misc()
                 self._reconnect()
@@ -432,6 +436,19 @@ class FleetPublisher:
             gateway.client.disconnect()
         while time.monotonic() < deadline and any(gateway.client.socket() is not None for gateway in connected):
             self._turn(0.1)
+
+
+def replay(publisher: FleetPublisher, start: datetime, end: datetime, speed: float, stop: threading.Event) -> None:
+    """Publish on event time from ``start`` to ``end``, ``speed`` seconds of it a second, until ``stop`` is set.
+
+    What was due before ``start`` goes out at once. When the broker does not keep up, event time waits for it.
+    """
+    event_time, told_at = start, time.monotonic()
+    while publisher.publish_until(event_time, timeout=1.0) is False or event_time < end:
+        if stop.wait(0.1):
+            return
+        now = time.monotonic()
+        event_time, told_at = min(end, event_time + timedelta(seconds=speed * (now - told_at))), now
 
 
 def _epoch_ms(instant: datetime) -> int:

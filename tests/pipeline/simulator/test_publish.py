@@ -1,6 +1,7 @@
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from pipeline.adapters import Gate, native
 from pipeline.adapters import Message as Received
 from pipeline.simulator import make_fleet, simulate_gate
-from pipeline.simulator.publish import FleetPublisher, PublishError, fleet_messages, to_messages
+from pipeline.simulator.publish import FleetPublisher, PublishError, fleet_messages, replay, to_messages
 from service.broker import Broker, free_port
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -195,6 +196,28 @@ def test_a_restarted_broker_loses_nothing_and_unacknowledged_messages_come_again
 
     assert stopped_at < publisher.rows_published, "the restart came too late to test anything"
     assert len(got) == publisher.rows_published == publisher.rows_acknowledged
+
+
+@pytest.mark.broker
+def test_a_replay_keeps_to_its_speed_and_ends_when_it_is_told(mosquitto: Broker) -> None:
+    fleet = make_fleet(gates=1, days=2, seed=4)
+    readings = {"DSH-S1-G1": simulate_gate(fleet, "DSH-S1-G1").readings}
+    hours = 6
+
+    with FleetPublisher(fleet_messages(fleet, readings, batch=timedelta(0))) as publisher:
+        publisher.connect(mosquitto.url)
+        began = time.monotonic()
+        replay(publisher, START, START + timedelta(hours=hours), speed=hours * 3600.0, stop=threading.Event())
+        took_s = time.monotonic() - began
+        next_event = publisher.next_event
+        stop = threading.Event()
+        stop.set()
+        replay(publisher, START + timedelta(hours=hours), fleet.ends_at, speed=1.0, stop=stop)
+
+    assert took_s == pytest.approx(1.0, abs=0.5)
+    assert next_event is not None
+    assert START + timedelta(hours=hours) < next_event < START + timedelta(hours=hours + 1)
+    assert publisher.next_event == next_event
 
 
 @pytest.mark.broker
