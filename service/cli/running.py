@@ -221,6 +221,7 @@ def serve(host: str, port: int, **given: Any) -> None:
     app = create_app(
         engine,
         clock=clock(settings.clock, engine),
+        wall_clock=wall,
         registry=settings.registry,
         seal_secret=vault.seal,
         check_url=lambda url: check_url(url, settings.guard),
