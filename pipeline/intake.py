@@ -105,10 +105,7 @@ class Registry:
         query = sa.select(gates.gate_id, gates.station_id, gates.commissioned_on, gates.last_seen_ms)
         self._gates, self.newest_ms = {}, {}
         for gate_id, station_id, commissioned_on, last_seen_ms in connection.execute(query):
-            since_ms = NO_EARLIER_MS
-            if commissioned_on:
-                since_ms = (date.fromisoformat(commissioned_on) - date(1970, 1, 1)).days * DAY_MS
-            self._gates[gate_id] = Gate(gate_id, station_id, max(since_ms, RESET_CLOCK_MS))
+            self._gates[gate_id] = Gate(gate_id, station_id, _since_ms(commissioned_on))
             if last_seen_ms is not None:
                 self.newest_ms[gate_id] = last_seen_ms
 
@@ -146,6 +143,15 @@ class Registry:
                 {name: unit for name, _, _, unit in shape},
             )
         return Place(tuple(series_ids), *self._alike[shape])
+
+
+def _since_ms(commissioned_on: str | None) -> int:
+    """Return when a gate can first have spoken; a date that cannot be read counts as none, and must not stop the others."""
+    try:
+        since = date.fromisoformat((commissioned_on or "")[:10])
+    except ValueError:
+        return NO_EARLIER_MS
+    return max((since - date(1970, 1, 1)).days * DAY_MS, RESET_CLOCK_MS)
 
 
 @dataclass(slots=True)

@@ -246,7 +246,8 @@ def test_late_messages_are_stored_like_others_and_counted(engine: Engine) -> Non
 def test_a_gate_cannot_have_spoken_before_it_was_commissioned(engine: Engine) -> None:
     with historian.writing(engine) as connection:
         register(connection, "new", commissioned_on="2026-02-28")
-        register(connection, "old", commissioned_on="1958-05-01")
+        register(connection, "old", commissioned_on="1958-05-01T00:00:00+00:00")
+        register(connection, "odd", commissioned_on="some time in 1987")
     reset_clock = datetime(1970, 1, 1, 0, 5, tzinfo=UTC)
 
     stored = store(
@@ -256,11 +257,13 @@ def test_a_gate_cannot_have_spoken_before_it_was_commissioned(engine: Engine) ->
         message({"velocity_rms": 1.0}, reset_clock, "old"),
         message({"velocity_rms": 1.0}, datetime(1999, 1, 1, tzinfo=UTC), "old"),
         message({"velocity_rms": 1.0}, datetime(2014, 12, 31, tzinfo=UTC)),
+        message({"velocity_rms": 1.0}, datetime(2014, 12, 31, tzinfo=UTC), "odd"),
+        message({"velocity_rms": 1.0}, datetime(2015, 1, 1, tzinfo=UTC), "odd"),
     )
 
-    assert stored.quarantined == 3
+    assert stored.quarantined == 4
     assert {row.reason for row in quarantine(engine)} == {"clock_fault"}
-    assert (len(rows_of(engine, "new")), len(rows_of(engine, "old"))) == (1, 1)
+    assert [len(rows_of(engine, gate_id)) for gate_id in ("new", "old", "odd")] == [1, 1, 1]
 
 
 def test_a_status_moves_the_sign_of_life_and_is_no_reading(engine: Engine) -> None:
