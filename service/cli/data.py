@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from service.cli.parts import counted_progress, database_option, open_database, 
 @option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @option(
     "--speed",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Event time against real time; 0: as fast as it goes.",
+    help="Seconds of event time a second.",
 )
 def simulate(
     to: Path | None,
@@ -71,16 +70,12 @@ def simulate(
 
 def _publish(fleet: Any, mqtt: str, speed: float) -> None:
     from pipeline import simulator
-    from pipeline.simulator.publish import FleetPublisher, fleet_messages
+    from pipeline.simulator.publish import FleetPublisher, fleet_messages, replay
 
     readings = {gate_id: simulator.simulate_gate(fleet, gate_id).readings for gate_id in fleet.gate_ids}
-    stop = stop_on_signals()
     with FleetPublisher(fleet_messages(fleet, readings, live_from=fleet.started_at)) as publisher:
         publisher.connect(mqtt)
-        begun = time.monotonic()
-        while publisher.next_event is not None and not stop.wait(0.2 if speed else 0.0):
-            passed = timedelta(seconds=(time.monotonic() - begun) * speed) if speed else fleet.ends_at - fleet.started_at
-            publisher.publish_until(fleet.started_at + passed, timeout=1.0)
+        replay(publisher, fleet.started_at, fleet.ends_at, speed, stop_on_signals())
         publisher.wait_acknowledged(10.0)
         click.echo(f"published {publisher.published} messages, acknowledged {publisher.acknowledged}")
 
