@@ -54,7 +54,7 @@ class IngestSettings:
     version: Literal["3.1.1", "5"] = "3.1.1"
     filters: tuple[str, ...] = native.FILTERS
     most_messages: int = 5_000
-    most_bytes: int = 4_194_304
+    most_bytes: int = 2_097_152
     receive_maximum: int = 1_000
     session_expiry_s: int = 604_800
     keepalive_s: int = 30
