@@ -184,12 +184,14 @@ def record(engine: Engine, gate_id: str, kind: str, started_at: datetime, **valu
 
 def all_alerts(engine: Engine) -> list[life.Alert]:
     with engine.connect() as connection:
-        return sorted(store.list_alerts(connection, limit=500), key=lambda alert: alert.opened_as_of)
+        ids = connection.scalars(sa.select(store.alerts.c.alert_id).order_by(store.alerts.c.opened_as_of)).all()
+        return [store.get_alert(connection, alert_id) for alert_id in ids]
 
 
 def event_types(engine: Engine, subject: str) -> list[str]:
     with engine.connect() as connection:
-        return [event["type"] for event in store.events_of(connection, subject)]
+        event = store.events.c
+        return list(connection.scalars(sa.select(event.type).where(event.subject == subject).order_by(event.event_sequence)))
 
 
 # --- features -------------------------------------------------------------------------------------------------------
@@ -345,7 +347,7 @@ def test_forecasts_cases_alerts_and_outbox_rows_of_a_chunk_are_one_transaction(g
     with gate.connect() as connection:
         assert store.scored_gates(connection, T0 + DAY) == set()
         assert {case["stepped_as_of"] for case in store.load_cases(connection, GATES).values()} == {T0}
-        assert store.list_alerts(connection) == []
+        assert store.unresolved_alerts(connection, GATES) == {}
         assert store.list_deliveries(connection) == []
 
 
@@ -582,7 +584,7 @@ def test_a_backlog_scored_at_once_ends_where_scoring_day_by_day_ends(engine: Eng
     says = only(GATES[0], "motor", [0.5, 0.5, 0.95, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5])
     by_day = historian.connect(f"sqlite:///{tmp_path / 'by_day.sqlite'}")
     store.migrate(by_day)
-    tables = {}
+    tables, event = {}, store.events.c
     for one in (by_day, engine):
         if one is by_day:
             with writing(one) as connection:
@@ -601,11 +603,11 @@ def test_a_backlog_scored_at_once_ends_where_scoring_day_by_day_ends(engine: Eng
             tables[one] = (
                 historian.load_table(connection, store.forecasts),
                 historian.load_table(connection, store.cases),
-                [
-                    (event["type"], event["subject"], event["sequence"])
-                    for event in store.events_after(connection, 0)
-                    if event["gate_id"] == GATES[0]
-                ],
+                connection.execute(
+                    sa.select(event.type, event.subject, event.sequence)
+                    .where(event.gate_id == GATES[0])
+                    .order_by(event.event_sequence)
+                ).all(),
             )
     for left, right in zip(tables[by_day][:2], tables[engine][:2], strict=True):
         pd.testing.assert_frame_equal(left, right)

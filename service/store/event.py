@@ -1,0 +1,79 @@
+"""The event log, and the outbox rows that carry an event to the endpoints that want it. Sending is `service.outbox`'s."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from service import alerts as life
+from service.alerts import Event
+from service.store.endpoint import get_endpoint
+from service.store.tables import Row, all_rows, deliveries, endpoints, events
+
+_EVENT_LOCK = 7_305_100_001  # any number of our own; PostgreSQL's advisory locks have no names
+
+
+def publish(connection: Connection, event: Event) -> int:
+    """Append an event to the log and one outbox row for each endpoint that wants it; return the event's number.
+
+    Numbers appear in the order in which transactions commit, so that a reader who has seen number n misses nothing
+    below n: on PostgreSQL writers of events take turns, on SQLite all writers do.
+    """
+    event_sequence = _append_event(connection, event)
+    wanting = sa.select(endpoints).where(endpoints.c.state == "active")
+    for endpoint in all_rows(connection.execute(wanting)):
+        if not endpoint["event_types"] or event.type in endpoint["event_types"]:
+            _enqueue(connection, event, event_sequence, endpoint)
+    return event_sequence
+
+
+def send_to(connection: Connection, event: Event, endpoint_id: str) -> str:
+    """Append an event that is for one endpoint only (a ping), whatever the endpoint's state; return its webhook-id."""
+    endpoint = get_endpoint(connection, endpoint_id)
+    return _enqueue(connection, event, _append_event(connection, event), endpoint)
+
+
+def ping_endpoint(connection: Connection, endpoint_id: str, at: datetime, data: Row | None = None) -> str:
+    """Queue a signed `endpoint.ping`, whose acceptance makes an unverified endpoint active; return the webhook-id."""
+    event = life.endpoint_event("endpoint.ping", endpoint_id, at, data or {})
+    return send_to(connection, event, endpoint_id)
+
+
+def _append_event(connection: Connection, event: Event) -> int:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_EVENT_LOCK)))
+    inserted = connection.execute(
+        sa.insert(events).values(
+            type=event.type,
+            subject=event.subject,
+            sequence=event.sequence,
+            gate_id=event.gate_id,
+            at=event.at,
+            body=life.body(event),
+        )
+    )
+    key = inserted.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _enqueue(connection: Connection, event: Event, event_sequence: int, endpoint: Row) -> str:
+    webhook_id = f"msg_{uuid.uuid4().hex}"
+    connection.execute(
+        sa.insert(deliveries).values(
+            webhook_id=webhook_id,
+            endpoint_id=endpoint["endpoint_id"],
+            event_sequence=event_sequence,
+            event_type=event.type,
+            subject=event.subject,
+            sequence=event.sequence,
+            body=life.body(event, endpoint["locale"]),
+            state="pending",
+            attempts=0,
+            created_at=event.at,
+        )
+    )
+    return webhook_id
