@@ -231,8 +231,8 @@ def add_alerts(connection: Connection) -> list[str]:
         alert = store.apply_change(connection, change, actor=store.SCORING, public_url=PUBLIC_URL)
         ids.append(alert.alert_id)
     second = store.get_alert(connection, ids[1])
-    change = life.acknowledge(second, by="Li Wei", at=NOW - timedelta(hours=2))
-    store.apply_change(connection, change, actor=store.Actor("Li Wei", "ui"), public_url=PUBLIC_URL)
+    change = life.acknowledge(second, by="North crew", at=NOW - timedelta(hours=2))
+    store.apply_change(connection, change, actor=store.Actor("North crew", "ui"), public_url=PUBLIC_URL)
     return ids
 
 
@@ -302,6 +302,6 @@ def make_app(engine: Engine, registry: Path) -> FastAPI:
     )
 
 
-def make_key(engine: Engine, *scopes: str, name: str = "Wang Fang") -> keys.NewKey:
+def make_key(engine: Engine, *scopes: str, name: str = "Duty desk") -> keys.NewKey:
     """A live key; without scopes, one that may do everything."""
     return auth.create_key(engine, name=name, scopes=scopes or tuple(keys.SCOPES), at=NOW - DAY, actor=TEST)

@@ -92,7 +92,7 @@ def test_acknowledging_says_who_and_tells_the_receivers(client: TestClient, flee
     answer = client.post(f"{PATH}/{alert_ids[0]}/acknowledge")
 
     assert answer.status_code == 200
-    assert (answer.json()["state"], answer.json()["acknowledged_by"]) == ("acknowledged", "Wang Fang")
+    assert (answer.json()["state"], answer.json()["acknowledged_by"]) == ("acknowledged", "Duty desk")
     assert answer.json()["acknowledged_at"] == "2026-11-20T08:40:00Z"
     with fleet_engine.connect() as connection:
         audited = store.list_audit(connection, subject=alert_ids[0])[0]
@@ -116,7 +116,7 @@ def test_resolving_keeps_the_finding(client: TestClient, alert_ids: list[str], w
     resolved = client.post(f"{PATH}/{alert_ids[which]}/resolve", json=found).json()
 
     assert (resolved["state"], resolved["resolution"]) == ("resolved", "by_person")
-    assert (resolved["finding"], resolved["note"], resolved["resolved_by"]) == (*found.values(), "Wang Fang")
+    assert (resolved["finding"], resolved["note"], resolved["resolved_by"]) == (*found.values(), "Duty desk")
 
 
 def test_a_resolved_alert_is_resolved_for_good(client: TestClient, alert_ids: list[str]) -> None:

@@ -41,7 +41,7 @@ def test_a_record_is_kept_as_given(client: TestClient, fleet_engine: Engine, ale
         audited = store.list_audit(connection, subject=MEASURED)[0]
     assert (row.component, row.kind, row.finding, row.note) == ("motor", "repair", "confirmed_degradation", "轴承剥落")
     assert row.started_at == datetime(2026, 11, 19, 8, tzinfo=UTC)
-    assert (audited["action"], audited["actor"], audited["source"]) == ("maintenance.recorded", "Wang Fang", "api")
+    assert (audited["action"], audited["actor"], audited["source"]) == ("maintenance.recorded", "Duty desk", "api")
     assert client.get(f"{PATH}?gate_id={MEASURED}").json()["items"][0] == made
 
 

@@ -288,7 +288,7 @@ def test_acknowledging_takes_one_click(console: TestClient, alert_ids: list[str]
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     with fleet_engine.connect() as connection:
         audited = store.list_audit(connection, subject=alert_ids[0])[0]
-    assert (audited["action"], audited["actor"], audited["source"]) == ("alert.acknowledged", "Wang Fang", "ui")
+    assert (audited["action"], audited["actor"], audited["source"]) == ("alert.acknowledged", "Duty desk", "ui")
     assert not page(console).all("button", id=f"ack-{alert_ids[0]}")
 
 
