@@ -50,8 +50,8 @@ COLUMNS = (
 )
 """Columns of a forecast file, in order (DATASET.md)."""
 
-NEAR_D = 35
-"""Rows this close before a failure are all kept; the healthy ones are thinned and weighted by 1/share."""
+NEAR_D = HORIZON_DAYS
+"""Rows this close before a failure are all kept, at every horizon; the others are thinned and weighted by 1/share."""
 
 HEALTHY_ROWS = 40_000
 FEWEST_FAILURES = 3
@@ -157,18 +157,18 @@ class Forecaster:
         out = np.full((len(rows), len(self.horizons_d)), np.nan)
         if scored.any():
             with threadpool_limits(limits=1):
-                out[scored] = (self._trees(x[scored]) + self._logistic(x[scored])) / 2
+                z = normal_scores(x[scored], self.parts)
+                out[scored] = (self._trees(z) + self._logistic(z)) / 2
         return out
 
-    def _trees(self, x: FloatArray) -> FloatArray:
-        trees = self.parts["trees"]
-        varied = x[:, self.parts["varied"]]
-        asked = [trees.decision_function(np.column_stack([varied, np.full(len(x), h)])) for h in self.horizons_d]
+    def _trees(self, z: FloatArray) -> FloatArray:
+        trees, stepped = self.parts["trees"], in_steps(z)
+        asked = [trees.decision_function(np.column_stack([stepped, np.full(len(z), h)])) for h in self.horizons_d]
         return np.column_stack(asked)
 
-    def _logistic(self, x: FloatArray) -> FloatArray:
+    def _logistic(self, z: FloatArray) -> FloatArray:
         weights = self.parts["logistic"]
-        base = _quantile_normal(x, self.parts) @ weights[:-2] + weights[-1]
+        base = _typical_where_unknown(z) @ weights[:-2] + weights[-1]
         return np.asarray(base[:, None] + weights[-2] * np.log(self.horizons_d)[None, :])
 
     def assemble(self, rows: pd.DataFrame, log_odds: FloatArray) -> pd.DataFrame:
@@ -207,8 +207,8 @@ class Forecaster:
         chosen = out.to_numpy(copy=True)
         if model is None or len(rows) == 0:
             return chosen
-        z = _quantile_normal(feature_matrix(rows, self.features), self.parts)
-        shares = z @ model["weights"].T + model["intercepts"]
+        z = normal_scores(feature_matrix(rows, self.features), self.parts)
+        shares = _typical_where_unknown(z) @ model["weights"].T + model["intercepts"]
         names = np.array(model["names"], dtype=object)
         components = rows["component"].to_numpy()
         for component, modes in self.modes.items():
@@ -292,10 +292,28 @@ def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
     return np.array([np.interp(days, knots, np.eye(len(knots))[i]) for i in range(1, len(knots))])
 
 
-def _quantile_normal(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
-    """Columns that vary, as normal scores clipped to +-3.5 (beyond what was seen nothing more is concluded)."""
-    filled = np.where(np.isnan(x), parts["typical"], x)[:, parts["varied"]]
-    return np.asarray(np.clip(parts["quantiles"].transform(filled), -3.5, 3.5))
+def normal_scores(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
+    """Columns that varied, as normal scores clipped to +-3.5 (beyond what was seen nothing more is concluded).
+
+    What is unknown stays NaN.
+    """
+    varied = x[:, parts["varied"]]
+    unknown = np.isnan(varied)
+    z = parts["quantiles"].transform(np.where(unknown, 0.0, varied))
+    return np.where(unknown, np.nan, np.clip(z, -3.5, 3.5))
+
+
+def in_steps(z: FloatArray) -> FloatArray:
+    """Normal scores in steps of 1/20.
+
+    With so few different values the trees need not choose their bins by weighted percentiles, which scikit-learn does
+    slowly, and which would leave the rare high values, the ones that matter, in one bin.
+    """
+    return np.asarray(np.round(z * 20) / 20)
+
+
+def _typical_where_unknown(z: FloatArray) -> FloatArray:
+    return np.nan_to_num(z, nan=0.0)  # the median's normal score
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,9 +367,11 @@ def fit(
     used = np.unique(teaching.place)
     with threadpool_limits(limits=1):
         parts = _fit_quantiles(x[used], seed)
-        parts["trees"] = _fit_trees(x[:, parts["varied"]], teaching, settings, seed)
-        parts["logistic"] = _fit_logistic(_quantile_normal(x[used], parts), used, teaching, settings, n_failures)
-        modes = _fit_modes(x, rows, labels, failures, parts)
+        z = normal_scores(x[used], parts)
+        at = np.searchsorted(used, teaching.place)
+        parts["trees"] = _fit_trees(in_steps(z)[at], teaching, settings, seed)
+        parts["logistic"] = _fit_logistic(_typical_where_unknown(z)[at], teaching, settings, n_failures)
+        modes = _fit_modes(x, labels, failures, parts)
     if modes is not None:
         parts["modes"] = modes
     base_per_day, sudden_per_day, seen_modes = _rates(rows, labels, history)
@@ -387,31 +407,27 @@ def _teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows:
     far = np.flatnonzero(usable & ~near & (free_d >= 1))
     share = min(1.0, healthy_rows / max(len(far), 1))
     far = far[rng.random(len(far)) < share]
-    per_row = 2  # a healthy row says little more at eight horizons than at two
     horizons = np.array(HORIZONS_D)
-    drawn = horizons[np.argsort(rng.random((len(far), len(horizons))), axis=1)[:, :per_row]]
-    place = np.concatenate([np.repeat(np.flatnonzero(near), len(horizons)), np.repeat(far, per_row)])
-    horizon_d = np.concatenate([np.tile(horizons, int(near.sum())), drawn.ravel()])
-    weight = np.concatenate(
-        [np.ones(int(near.sum()) * len(horizons)), np.full(len(far) * per_row, len(horizons) / per_row / share)]
-    )
+    drawn = rng.choice(horizons, len(far))  # a healthy row says little more at eight horizons than at one
+    place = np.concatenate([np.repeat(np.flatnonzero(near), len(horizons)), far])
+    horizon_d = np.concatenate([np.tile(horizons, int(near.sum())), drawn])
+    weight = np.concatenate([np.ones(int(near.sum()) * len(horizons)), np.full(len(far), len(horizons) / share)])
     came = failure_d[place] <= horizon_d
     known = came | (free_d[place] >= horizon_d)
     return Teaching(place[known], horizon_d[known].astype(float), came[known].astype(float), weight[known])
 
 
 def _fit_quantiles(x: FloatArray, seed: int) -> dict[str, Any]:
-    seen = np.isfinite(x).any(axis=0)
-    typical = np.zeros(x.shape[1])
-    typical[seen] = np.nanmedian(x[:, seen], axis=0)
-    filled = np.where(np.isnan(x), typical, x)
-    varied = np.flatnonzero(np.ptp(filled, axis=0) > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is never known has no extremes
+        spread = np.nanmax(x, axis=0) - np.nanmin(x, axis=0)
+    varied = np.flatnonzero(spread > 0)
     quantiles = QuantileTransformer(n_quantiles=min(500, len(x)), output_distribution="normal", subsample=None, random_state=seed)
-    quantiles.fit(filled[:, varied])
-    return {"typical": typical, "varied": varied, "quantiles": quantiles}
+    quantiles.fit(x[:, varied])
+    return {"varied": varied, "quantiles": quantiles}
 
 
-def _fit_trees(x: FloatArray, teaching: Teaching, settings: Settings, seed: int) -> HistGradientBoostingClassifier:
+def _fit_trees(z: FloatArray, teaching: Teaching, settings: Settings, seed: int) -> HistGradientBoostingClassifier:
     # with little data a leaf may be smaller, but never less than a sixtieth of it
     rows_per_leaf = min(settings.rows_per_leaf, max(20, len(teaching.y) // 60))
     trees = HistGradientBoostingClassifier(
@@ -421,17 +437,16 @@ def _fit_trees(x: FloatArray, teaching: Teaching, settings: Settings, seed: int)
         min_samples_leaf=rows_per_leaf,
         l2_regularization=settings.l2,
         max_features=settings.share_of_features,
-        monotonic_cst=[0] * x.shape[1] + [1],
+        monotonic_cst=[0] * z.shape[1] + [1],
         early_stopping=False,
         random_state=seed,
     )
-    expanded = np.column_stack([x[teaching.place], teaching.horizon_d])
-    return trees.fit(expanded, teaching.y, sample_weight=teaching.weight)
+    return trees.fit(np.column_stack([z, teaching.horizon_d]), teaching.y, sample_weight=teaching.weight)
 
 
-def _fit_logistic(z: FloatArray, used: IntArray, teaching: Teaching, settings: Settings, n_failures: int) -> FloatArray:
+def _fit_logistic(z: FloatArray, teaching: Teaching, settings: Settings, n_failures: int) -> FloatArray:
     """Weights of the normal scores, then of log horizon (never negative), then the intercept."""
-    expanded = np.column_stack([z[np.searchsorted(used, teaching.place)], np.log(teaching.horizon_d)])
+    expanded = np.column_stack([z, np.log(teaching.horizon_d)])
     # rows before one failure are copies of each other: what counts as evidence is the number of failures
     weight = teaching.weight * n_failures / teaching.y.sum()
     model = LogisticRegression(C=settings.logistic_c, max_iter=500)
@@ -443,9 +458,7 @@ def _fit_logistic(z: FloatArray, used: IntArray, teaching: Teaching, settings: S
     return np.asarray(weights)
 
 
-def _fit_modes(
-    x: FloatArray, rows: pd.DataFrame, labels: pd.DataFrame, failures: IntArray, parts: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _fit_modes(x: FloatArray, labels: pd.DataFrame, failures: IntArray, parts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Multinomial logistic regression over the last 21 days before failures, each failure weighing the same."""
     mode = labels["failure_mode"].to_numpy()
     at = np.flatnonzero((failures >= 0) & (mode != ""))
@@ -456,7 +469,7 @@ def _fit_modes(
     model = LogisticRegression(C=1.0, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(_quantile_normal(x[at], parts), mode[at].astype(str), sample_weight=weight)
+        model.fit(_typical_where_unknown(normal_scores(x[at], parts)), mode[at].astype(str), sample_weight=weight)
     weights, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row of weights for two classes
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.append(-intercepts, intercepts) / 2

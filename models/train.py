@@ -135,10 +135,16 @@ def train(
 
 
 def train_champion(
-    dataset: Dataset, *, name: str, registry_dir: Path = registry.ARTIFACTS, seed: int = 0, progress: Progress | None = None
+    dataset: Dataset,
+    *,
+    name: str,
+    registry_dir: Path = registry.ARTIFACTS,
+    seed: int = 0,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
 ) -> Candidate:
     """Train the champion that is shipped and point the shipped registry at it; what stood there before is left in place."""
-    candidate = train(dataset, registry_dir=registry_dir, name=name, seed=seed, progress=progress)
+    candidate = train(dataset, registry_dir=registry_dir, name=name, seed=seed, progress=progress, settings=settings)
     registry.promote(registry_dir, name)
     return candidate
 

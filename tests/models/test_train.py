@@ -1,0 +1,242 @@
+"""From a simulated dataset folder to a registered model, and back again."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from models import registry
+from models.evaluate import evaluate
+from models.forecast import COLUMNS, ForecastError, Settings
+from models.labels import LabelError
+from models.registry import RegistryError
+from models.train import (
+    TrainingError,
+    backtest,
+    data_sha256,
+    end_of_records,
+    read_forecasts,
+    train,
+    train_champion,
+    write_forecasts,
+)
+from pipeline.dataset import open_dataset
+from pipeline.features import from_dataset
+from pipeline.simulator import write_dataset
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+QUICK = Settings(trees=20, learning_rate=0.15, healthy_rows=2000)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset") / "fleet"
+    write_dataset(folder, gates=9, days=420, seed=5, hazard_scale=4.0)
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def rows(dataset):
+    return from_dataset(dataset)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def candidate(dataset, rows, folder):
+    return train(dataset, registry_dir=folder, name="v1", seed=3, rows=rows, settings=QUICK)
+
+
+def test_training_registers_a_model_that_is_not_yet_the_champion(candidate, folder):
+    assert registry.load(folder, "v1").version == candidate.version == "v1"
+    assert registry.aliases(folder) == {}
+
+
+def test_the_test_gates_were_kept_from_the_training_in_gate_and_time(candidate, dataset):
+    training = candidate.model.manifest["training"]
+    embargo = datetime.fromisoformat(training["test_from"]) - datetime.fromisoformat(training["development_until"])
+
+    assert embargo >= timedelta(days=21)
+    assert len(training["test_gates"]) + training["development_gates"] == len(dataset.gate_ids)
+    assert candidate.reports["model"]["gates"] == len(training["test_gates"])
+    assert candidate.reports["model"]["first_as_of"] == training["test_from"]
+
+
+def test_the_manifest_tells_how_to_remake_it(candidate, dataset):
+    manifest = candidate.model.manifest
+
+    assert manifest["training"]["data_sha256"] == data_sha256(dataset)
+    assert manifest["training"]["seed"] == 3
+    assert manifest["forecaster"]["horizons_d"][-1] == 21
+    assert set(manifest["files"]) == {"model.joblib", "metrics.json", "model_card.md", "golden.parquet"}
+    assert manifest["created_at"] is None
+
+
+def test_the_same_data_and_seed_remake_the_same_files(candidate, dataset, folder, tmp_path):
+    train(dataset, registry_dir=tmp_path, name="v1", seed=3, settings=QUICK)
+
+    for file in sorted((folder / "v1").iterdir()):
+        assert (tmp_path / "v1" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_too_little_history_keeps_the_shipped_threshold_and_says_so(candidate, folder):
+    shipped = registry.shipped_policy()
+
+    assert not candidate.model.policy.calibrated_here
+    assert shipped is None or candidate.model.policy.open_at == shipped.open_at
+    assert "Not calibrated here" in (folder / "v1" / "model_card.md").read_text()
+
+
+def test_the_card_says_simulated_next_to_every_figure(candidate, folder):
+    card = (folder / "v1" / "model_card.md").read_text()
+    figures = [line for line in card.splitlines() if line.startswith("| ") and "---" not in line]
+
+    assert "**Every figure on this card comes from simulated gates.**" in card
+    assert all("simulated" in line for line in figures[: figures.index(next(f for f in figures if "component" in f))])
+    for heading in ("Intended use", "Training data", "Figures", "Alarm threshold", "Known weaknesses", "How to remake it"):
+        assert f"\n## {heading}\n" in card
+    ap = candidate.reports["model"]["figures"]["ap_14d"]["value"]
+    assert f"| Average precision at 14 days (simulated) | {ap:.3f} |" in card
+
+
+def test_the_table_has_the_model_beside_the_baselines(candidate):
+    assert candidate.table.splitlines()[1].split() == ["model", "constant", "zone_limit", "trend", "ewma"]
+    assert "Brier skill" in candidate.table
+    assert "false alarms / gate-year" in candidate.table
+
+
+def test_a_backtest_forecasts_every_gate_and_day_and_survives_its_file(candidate, dataset, tmp_path):
+    first, last = START + timedelta(days=300), START + timedelta(days=303)
+    forecasts = backtest(dataset, candidate.model, first, last)
+
+    write_forecasts(forecasts, tmp_path / "f.parquet")
+    again = read_forecasts(tmp_path / "f.parquet")
+
+    gates = forecasts[forecasts["component"] == ""]
+    assert len(gates) == 4 * len(dataset.gate_ids)
+    assert gates["as_of"].min() == first
+    assert gates["as_of"].max() == last
+    assert tuple(again.columns) == COLUMNS
+    assert again["p_14d"].equals(forecasts["p_14d"])
+    assert again["as_of"].equals(forecasts["as_of"])
+    assert again.attrs == forecasts.attrs
+    assert pq.read_schema(tmp_path / "f.parquet").field("curve").type.value_type == "double"
+    scored = again[again["verdict"] == "forecast"]
+    assert all(len(curve) == 21 for curve in scored["curve"])
+    assert again.loc[again["verdict"] != "forecast", "curve"].isna().all()
+
+
+def test_a_backtest_says_which_gates_the_model_had_learnt_from(candidate, dataset):
+    training = candidate.model.manifest["training"]
+    early = backtest(dataset, candidate.model, START + timedelta(days=50), START + timedelta(days=50))
+    late = datetime.fromisoformat(training["test_from"])
+    unseen_time = backtest(dataset, candidate.model, late, late)
+
+    assert set(early.attrs["learnt_from"]) == set(dataset.gate_ids) - set(training["test_gates"])
+    assert unseen_time.attrs["learnt_from"] == []
+
+
+def test_the_test_figures_come_out_of_a_backtest_again(candidate, dataset, rows):
+    training = candidate.model.manifest["training"]
+    from_, to = datetime.fromisoformat(training["test_from"]), rows["as_of"].max().to_pydatetime()
+    forecasts = backtest(dataset, candidate.model, from_, to)
+    tested = forecasts[forecasts["gate_id"].isin(training["test_gates"])]
+
+    report = evaluate(tested, dataset.maintenance, end_of_records(rows), policy=candidate.model.policy, seed=3)
+
+    assert report["counts"] == candidate.reports["model"]["counts"]
+    assert report["figures"] == candidate.reports["model"]["figures"]
+
+
+def test_later_readings_and_records_do_not_change_a_forecast(candidate, dataset):
+    day = START + timedelta(days=200)
+    alone = backtest(dataset, candidate.model, day, day)
+
+    among = backtest(dataset, candidate.model, day, day + timedelta(days=60))
+
+    same_day = among[among["as_of"] == day]
+    assert alone["p_14d"].to_numpy() == pytest.approx(same_day["p_14d"].to_numpy(), abs=1e-9, nan_ok=True)
+
+
+def test_the_dataset_hash_sees_every_file_but_the_truth(dataset, tmp_path):
+    write_dataset(tmp_path / "a", gates=2, days=30, seed=1)
+    before = data_sha256(open_dataset(tmp_path / "a"))
+
+    (tmp_path / "a" / "truth.parquet").unlink()
+    without_truth = data_sha256(open_dataset(tmp_path / "a"))
+    with (tmp_path / "a" / "gates.csv").open("a") as stream:
+        stream.write("\n")
+
+    assert without_truth == before
+    assert data_sha256(open_dataset(tmp_path / "a")) != before
+
+
+def test_training_refuses_early_what_cannot_work(dataset, rows, folder, candidate, tmp_path):
+    with pytest.raises(RegistryError, match="'v1' exists"):
+        train(dataset, registry_dir=folder, name="v1", rows=rows)
+    with pytest.raises(LabelError, match="record must be longer"):
+        train(dataset, registry_dir=tmp_path, name="short", rows=rows[rows["as_of"] < START + timedelta(days=30)])
+    quiet = open_dataset(dataset.path)
+    quiet.maintenance = quiet.maintenance[quiet.maintenance["kind"] != "failure"]
+    with pytest.raises(ForecastError, match="at least 3 component failures"):
+        train(quiet, registry_dir=tmp_path, name="quiet", rows=rows)
+    with pytest.raises(TrainingError, match="no readings"):
+        train(dataset, registry_dir=tmp_path, name="empty", rows=rows.head(0))
+    with pytest.raises(TrainingError, match="must end on or after 2024-03-01; got 2024-02-01"):
+        backtest(dataset, candidate.model, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
+
+
+def test_the_champion_is_trained_and_pointed_at(dataset, tmp_path):
+    told: list[str] = []
+
+    candidate = train_champion(
+        dataset,
+        name="shipped-1",
+        registry_dir=tmp_path,
+        progress=lambda stage, done, of: told.append(stage),
+        settings=QUICK,
+    )
+
+    assert registry.load(tmp_path).version == candidate.version == "shipped-1"
+    assert list(dict.fromkeys(told)) == ["features", "fit", "test"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "does not exist"), (b"not parquet", "is not a Parquet file"), ("columns", "lacks the columns component, as_of")],
+)
+def test_what_is_no_forecast_file_is_refused_in_one_line(tmp_path, content, message):
+    file = tmp_path / "f.parquet"
+    if content == "columns":
+        pd.DataFrame({"gate_id": ["G"], "p_14d": [0.1]}).to_parquet(file)
+    elif content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(TrainingError, match=message) as refusal:
+        read_forecasts(file)
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_forecast_file_of_others_is_read_with_its_empty_components(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "gate_id": ["G", "G"],
+            "component": [None, "motor"],
+            "as_of": pd.to_datetime(["2026-01-01", "2026-01-01"]),
+            "verdict": "forecast",
+            "p_7d": [0.2, np.nan],
+            "p_14d": [0.3, np.nan],
+        }
+    )
+    frame.to_parquet(tmp_path / "f.parquet")
+
+    found = read_forecasts(tmp_path / "f.parquet")
+
+    assert found["component"].tolist() == ["", "motor"]
+    assert found["as_of"].dtype == "datetime64[ms, UTC]"
