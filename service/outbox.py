@@ -29,8 +29,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from pipeline.errors import BadInput
 from pipeline.historian import writing
-from service import alerts as life
 from service import store
+from service.events import endpoint_event
 from service.store import attempts, deliveries, endpoints
 from service.webhooks import standard
 from service.webhooks.guard import AddressNotAllowed
@@ -330,7 +330,7 @@ def _note_endpoint(connection: Connection, claimed: Claimed, outcome: Outcome, d
             values |= {"state": "disabled", "disabled_reason": reason}
     store.change_endpoint(connection, claimed.endpoint_id, values, at=now, actor=store.DELIVERY, reason=reason)
     if values.get("state") == "disabled":
-        event = life.endpoint_event("endpoint.disabled", claimed.endpoint_id, now, {"reason": reason})
+        event = endpoint_event("endpoint.disabled", claimed.endpoint_id, now, {"reason": reason})
         store.publish(connection, event)
 
 

@@ -36,7 +36,8 @@ from pipeline.historian import from_ms, to_ms, writing
 from pipeline.readings import DAY_MS
 from service import alerts as life
 from service import store
-from service.alerts import Alert, Change, Gate, Notice, Outlook, Severity
+from service.alerts import Alert, Change, Notice, Outlook, Severity
+from service.events import Gate
 from service.store import SCORING
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pipeline.historian import writing
 from service import alerts as life
 from service import store
+from service.advice import recommended_action
 from service.alerts import SEVERITIES, STATES, Alert, Change
 from service.api import paging, queries
 from service.api.auth import Principal, actor_of, needs
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 
 
 def _alert_out(alert: Alert) -> AlertOut:
-    action = life.recommended_action(alert.component, alert.failure_mode)
+    action = recommended_action(alert.component, alert.failure_mode)
     fields = {name: getattr(alert, name) for name in AlertOut.model_fields if name != "recommended_action"}
     shown = ActionOut(code=action.code, text_zh=action.text.zh, text_en=action.text.en)
     return AlertOut.model_validate({**fields, "recommended_action": shown})

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.alerts import FINDINGS, LOCALES, MAX_NOTE
+from service.alerts import FINDINGS, MAX_NOTE
 from service.api.context import Instant
+from service.events import LOCALES
 
 Item = TypeVar("Item")
 

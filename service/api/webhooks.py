@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from pipeline.historian import writing
 from service import store
-from service.alerts import EVENT_TYPES
 from service.api import paging
 from service.api.auth import Principal, actor_of, needs
 from service.api.context import Here
 from service.api.problems import FieldError, Problem
 from service.api.schemas import DeliveryOut, EndpointIn, EndpointOut, NewEndpointOut, Page, PingOut
+from service.events import EVENT_TYPES
 
 router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 

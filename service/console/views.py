@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 from pipeline import historian
 from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS
-from service import alerts as life
 from service import store
+from service.advice import recommended_action
 from service.alerts import SEVERITIES, Alert, Notice
 from service.api import queries
 from service.api.context import STALE_AFTER, ModelInfo
@@ -238,7 +238,7 @@ def _strip(
 
 def _action(alert: Alert, one: queries.GateStanding | None, fleet: _Fleet, now: datetime, words: Words) -> ActionRow:
     gate, station = _names(one, alert.gate_id, fleet, words)
-    recommended = life.recommended_action(alert.component, alert.failure_mode)
+    recommended = recommended_action(alert.component, alert.failure_mode)
     return ActionRow(
         alert=alert,
         gate=gate,

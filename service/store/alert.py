@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from pipeline.historian import UtcMillis
-from service import alerts as life
-from service.alerts import SEVERITIES, Alert, Change, Gate
+from service.alerts import SEVERITIES, Alert, Change, rfc3339
+from service.events import Gate, alert_event
 from service.store.audit_trail import append_audit
 from service.store.event import publish
 from service.store.forecast import gate_of
@@ -116,7 +116,7 @@ def apply_change(
         return after
     if gate is None:
         gate = gate_of(connection, after.gate_id)
-    publish(connection, life.alert_event(change, gate, public_url))
+    publish(connection, alert_event(change, gate, public_url))
     append_audit(
         connection,
         at=change.at,
@@ -137,7 +137,7 @@ def _audited(alert: Alert | None) -> dict[str, Any] | None:
         "state": alert.state,
         "severity": alert.severity,
         "p_14d": alert.p_14d,
-        "as_of": life.rfc3339(alert.as_of),
+        "as_of": rfc3339(alert.as_of),
         "model_version": alert.model_version,
         "finding": alert.finding,
         "version": alert.version,

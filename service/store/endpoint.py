@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service import alerts as life
+from service.events import DEFAULT_LOCALE
 from service.store.audit_trail import append_audit
 from service.store.tables import Actor, NotFound, Row, all_rows, deliveries, endpoint_secrets, endpoints, first_row
 
@@ -25,7 +25,7 @@ def add_endpoint(
     actor: Actor,
     description: str = "",
     event_types: Sequence[str] = (),
-    locale: str = life.DEFAULT_LOCALE,
+    locale: str = DEFAULT_LOCALE,
     verified: bool = False,
 ) -> str:
     """Make a receiver known and return its id; unless `verified` it stays `unverified` until a ping is accepted.

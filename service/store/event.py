@@ -8,8 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service import alerts as life
-from service.alerts import Event
+from service.events import Event, body, endpoint_event
 from service.store.endpoint import get_endpoint
 from service.store.tables import Row, all_rows, deliveries, endpoints, events
 
@@ -38,7 +37,7 @@ def send_to(connection: Connection, event: Event, endpoint_id: str) -> str:
 
 def ping_endpoint(connection: Connection, endpoint_id: str, at: datetime, data: Row | None = None) -> str:
     """Queue a signed `endpoint.ping`, whose acceptance makes an unverified endpoint active; return the webhook-id."""
-    event = life.endpoint_event("endpoint.ping", endpoint_id, at, data or {})
+    event = endpoint_event("endpoint.ping", endpoint_id, at, data or {})
     return send_to(connection, event, endpoint_id)
 
 
@@ -52,7 +51,7 @@ def _append_event(connection: Connection, event: Event) -> int:
             sequence=event.sequence,
             gate_id=event.gate_id,
             at=event.at,
-            body=life.body(event),
+            body=body(event),
         )
     )
     key = inserted.inserted_primary_key
@@ -70,7 +69,7 @@ def _enqueue(connection: Connection, event: Event, event_sequence: int, endpoint
             event_type=event.type,
             subject=event.subject,
             sequence=event.sequence,
-            body=life.body(event, endpoint["locale"]),
+            body=body(event, endpoint["locale"]),
             state="pending",
             attempts=0,
             created_at=event.at,

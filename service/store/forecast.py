@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from pipeline import historian
-from service.alerts import Gate, Words
+from service.advice import Words
+from service.events import Gate
 from service.store.tables import Row, all_rows, first_row, forecasts, scoring_runs
 
 

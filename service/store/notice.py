@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service import alerts as life
-from service.alerts import Gate, Notice
+from service.alerts import Notice
+from service.events import Gate, notice_event
 from service.store.audit_trail import append_audit
 from service.store.event import publish
 from service.store.forecast import gate_of
@@ -32,6 +32,6 @@ def save_notice(connection: Connection, notice: Notice, *, actor: Actor, gate: G
             raise Conflict(f"notice {notice.notice_id}: it ended meanwhile")
     if gate is None and notice.gate_id is not None:
         gate = gate_of(connection, notice.gate_id)
-    event = life.notice_event(notice, gate)
+    event = notice_event(notice, gate)
     publish(connection, event)
     append_audit(connection, at=event.at, actor=actor, action=event.type, subject=notice.notice_id, after=dict(notice.detail))

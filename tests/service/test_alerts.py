@@ -11,8 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service import advice, events
 from service import alerts as life
-from service.alerts import Alert, Change, Gate, IllegalTransition, Outlook, Severity, Words
+from service.advice import Words
+from service.alerts import Alert, Change, IllegalTransition, Outlook, Severity
+from service.events import Gate
 
 DAY = timedelta(days=1)
 T0 = datetime(2026, 11, 20, tzinfo=UTC)
@@ -48,8 +51,8 @@ def resolved() -> Alert:
 
 
 def as_json(change: Change, locale: str = "zh-CN") -> dict[str, object]:
-    event = life.alert_event(change, GATE, "https://gates.example/")
-    return json.loads(life.body(event, locale))
+    event = events.alert_event(change, GATE, "https://gates.example/")
+    return json.loads(events.body(event, locale))
 
 
 STEPS: dict[str, Callable[[Alert], Change]] = {
@@ -117,7 +120,7 @@ def test_numbers_that_move_inside_one_grade_are_kept_and_nobody_is_told() -> Non
     assert (change.after.p_14d, change.after.failure_mode) == (moved.p_14d, "lubrication")
     assert (change.after.sequence, change.after.version) == (1, 2)
     with pytest.raises(ValueError, match="tells nobody"):
-        life.alert_event(change, GATE, "")
+        events.alert_event(change, GATE, "")
 
 
 @pytest.mark.parametrize(("field", "value"), [("resolution", "because"), ("finding", "ghosts")])
@@ -162,8 +165,8 @@ def test_the_body_of_an_opened_alert_is_this() -> None:
             "evidence": [dict(evidence[0])],
             "recommended_action": {
                 "code": "inspect_motor_bearing",
-                "text_zh": life.ACTIONS["motor_bearing"].text.zh,
-                "text_en": life.ACTIONS["motor_bearing"].text.en,
+                "text_zh": advice.ACTIONS["motor_bearing"].text.zh,
+                "text_en": advice.ACTIONS["motor_bearing"].text.en,
             },
             "as_of": "2026-11-20T00:00:00Z",
             "opened_at": "2026-11-20T02:10:00Z",
@@ -206,21 +209,21 @@ def test_the_longest_body_stays_below_twenty_thousand_bytes() -> None:
     change = life.open_alert("g" * 128, "c" * 128, replace(outlook(), evidence=evidence), T0)
     last = life.resolve(change.after, resolution="by_person", by="人" * 100, at=T0, finding="not_inspected", note="记" * 100_000)
 
-    for locale in life.LOCALES:
-        assert len(life.body(life.alert_event(last, gate, "https://gates.example"), locale)) <= 20_000
+    for locale in events.LOCALES:
+        assert len(events.body(events.alert_event(last, gate, "https://gates.example"), locale)) <= 20_000
 
 
 def test_a_body_that_would_be_too_long_or_not_json_is_refused_here_and_not_by_the_receiver() -> None:
     with pytest.raises(ValueError, match="20000 bytes"):
-        life.body(life.endpoint_event("endpoint.ping", "ep_1", T0, {"text": "x" * 20_000}))
+        events.body(events.endpoint_event("endpoint.ping", "ep_1", T0, {"text": "x" * 20_000}))
     with pytest.raises(ValueError, match="JSON compliant"):
-        life.body(life.endpoint_event("endpoint.ping", "ep_1", T0, {"p": float("nan")}))
+        events.body(events.endpoint_event("endpoint.ping", "ep_1", T0, {"p": float("nan")}))
 
 
 @pytest.mark.parametrize("failure_mode", [*FAILURE_MODES, "a mode of one's own", ""])
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_there_is_always_something_to_do_first_in_both_languages(component: str, failure_mode: str) -> None:
-    action = life.recommended_action(component, failure_mode)
+    action = advice.recommended_action(component, failure_mode)
 
     assert re.fullmatch(r"[a-z_]+", action.code)
     assert re.search(r"[一-鿿]", action.text.zh)
@@ -228,12 +231,12 @@ def test_there_is_always_something_to_do_first_in_both_languages(component: str,
 
 
 def test_every_known_failure_mode_has_an_action_of_its_own() -> None:
-    assert set(FAILURE_MODES) <= set(life.ACTIONS)
-    assert len({action.code for action in life.ACTIONS.values()}) == len(life.ACTIONS)
+    assert set(FAILURE_MODES) <= set(advice.ACTIONS)
+    assert len({action.code for action in advice.ACTIONS.values()}) == len(advice.ACTIONS)
 
 
 def test_no_text_borrows_the_words_of_public_warning_grades() -> None:
-    texts = " ".join(life.recommended_action(c, m).text.zh for c in COMPONENTS for m in [*FAILURE_MODES, ""])
+    texts = " ".join(advice.recommended_action(c, m).text.zh for c in COMPONENTS for m in [*FAILURE_MODES, ""])
 
     assert not re.search("[红橙黄蓝]色?预警|预警", texts)
 
@@ -242,7 +245,7 @@ def test_a_notice_has_a_beginning_and_one_end() -> None:
     notice = life.open_notice("gate.data_stale", "DSH-S3-G1", T0, gate_id="DSH-S3-G1", detail={"last_seen": None})
     ended = life.close_notice(notice, T0 + DAY)
 
-    begins, ends = (json.loads(life.body(life.notice_event(n, GATE))) for n in (notice, ended))
+    begins, ends = (json.loads(events.body(events.notice_event(n, GATE))) for n in (notice, ended))
 
     assert [(b["type"], b["sequence"], b["data"]["severity"]) for b in (begins, ends)] == [
         ("gate.data_stale", 1, "low"),
@@ -260,8 +263,8 @@ def test_a_late_curve_has_a_late_window_and_a_sudden_one_begins_today() -> None:
     late = [0.0] * 13 + [0.5] * 8
     sudden = [0.6] * 21
 
-    assert life.expected_window(late, T0) == {"from": "2026-12-03", "to": "2026-12-03"}
-    assert life.expected_window(sudden, T0) == {"from": "2026-11-20", "to": "2026-11-20"}
+    assert events.expected_window(late, T0) == {"from": "2026-12-03", "to": "2026-12-03"}
+    assert events.expected_window(sudden, T0) == {"from": "2026-11-20", "to": "2026-11-20"}
 
 
 @pytest.mark.parametrize(

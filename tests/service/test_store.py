@@ -23,6 +23,7 @@ from pipeline.historian import writing
 from service import alerts as life
 from service import store
 from service.alerts import Alert, Outlook
+from service.events import endpoint_event
 from service.store import Actor
 
 DAY = timedelta(days=1)
@@ -228,7 +229,7 @@ def test_a_notice_begins_once_ends_once_and_tells_both(engine: Engine) -> None:
 def test_a_later_event_waits_until_an_earlier_one_is_committed(postgres_url: str) -> None:
     engine = historian.connect(postgres_url)
     store.migrate(engine)
-    event = life.endpoint_event("endpoint.ping", "ep_1", T0, {})
+    event = endpoint_event("endpoint.ping", "ep_1", T0, {})
 
     with engine.connect() as slow, engine.connect() as quick:
         first = store.publish(slow, event)

@@ -7,6 +7,7 @@ from string import Formatter
 import pytest
 
 from pipeline.simulator import degradation
+from service import advice, events
 from service import alerts as life
 from service.console import words
 from service.console.views import percent
@@ -40,11 +41,11 @@ def test_severity_is_never_called_by_a_public_warning_colour() -> None:
 
 def test_every_code_that_the_system_uses_has_a_text() -> None:
     codes = {
-        "mode": set(life.ACTIONS),
+        "mode": set(advice.ACTIONS),
         "finding": set(life.FINDINGS),
         "severity": set(life.SEVERITIES),
         "state": set(life.STATES),
-        "event": set(life.ALERT_EVENTS),
+        "event": set(events.ALERT_EVENTS),
         "notice": set(life.NOTICE_ENDS),
         "reason": {"young", "idle", "stale", "under_repair", "not_scored", "outdated"},
         "short": {"young", "idle", "stale", "under_repair", "not_scored", "outdated"},
