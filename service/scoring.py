@@ -6,18 +6,17 @@ forecasts, the cases' steps, the alerts, their events, outbox rows and audit row
 transaction, and no gate is split. A gate that already has a forecast as of a midnight is left alone, so a run that was
 cut short is simply run again.
 
-When a case opens and closes is decided in `models.policy`, what an alert becomes in `service.alerts`.
+Readings become feature rows in `service.live_features`, forecasts become cases and alerts in `service.cases`; `run_scoring` is
+the process's loop.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,18 +26,14 @@ import prometheus_client
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from models import policy as rule
 from models import registry as models
-from models.labels import RENEWALS
-from models.policy import CaseState, Policy, ScoredDay
-from pipeline import features, historian, operations
+from models.policy import Policy
+from pipeline import historian
 from pipeline.historian import from_ms, to_ms, writing
 from pipeline.readings import DAY_MS
-from service import alerts as life
 from service import store
-from service.alerts import Alert, Change, Notice, Outlook, Severity
-from service.events import Gate
-from service.store import SCORING
+from service.cases import CaseDay, text_of
+from service.live_features import load_features, refresh_operations
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +50,6 @@ DAYS_AT_ONCE = 31
 """Days of a backlog that share one look at a gate's history."""
 
 DAY = timedelta(days=1)
-STALE = "gate.data_stale"
-EVIDENCE_FROM_Z = 2.0
 STUCK_S = 3600.0
 
 RUN_SECONDS = prometheus_client.Histogram(
@@ -182,7 +175,7 @@ def _score_gates(
         rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
-        day = _Day(connection, policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
+        day = CaseDay(connection, policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
         for gate_id, of_gate in _by_gate(stored).items():
             day.step_gate(gate_id, of_gate)
         store.save_cases(connection, day.cases)
@@ -191,97 +184,21 @@ def _score_gates(
     return {"gates": len(day.gate_ids), "forecasts": len(stored), "verdicts": verdicts, **day.counts}
 
 
-# --- from readings to features --------------------------------------------------------------------------------------
-
-
-def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
-    """Make the operations and rests of a gate's dirty days before `as_of` anew; return how many days there were."""
-    before_ms = to_ms(as_of)
-    with engine.connect() as connection:
-        if not historian.load_dirty_days(connection, [gate_id], before_ms):
-            return 0
-    with writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading that comes
-            # while its day is cut could find the mark still there, and be forgotten when the mark goes.
-            connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
-        days_ms = historian.load_dirty_days(connection, [gate_id], before_ms).get(gate_id, [])
-        for run_ms in _runs(days_ms):
-            readings = historian.read_gate(connection, gate_id, run_ms[0], run_ms[-1] + DAY_MS)
-            cut = operations.segment(readings)
-            historian.replace_days(
-                connection,
-                gate_id,
-                run_ms,
-                operations.to_rows(cut.operations, ("started_ms", "ended_ms")),
-                operations.to_rows(cut.rests, ("day_ms",)),
-            )
-    return len(days_ms)
-
-
-def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
-    """Days cut into runs that follow one another, so that a backlog is read in a few pieces and never as a whole."""
-    runs: list[list[int]] = []
-    for day_ms in days_ms:
-        if runs and day_ms == runs[-1][-1] + DAY_MS and len(runs[-1]) < longest:
-            runs[-1].append(day_ms)
-        else:
-            runs.append([day_ms])
-    return runs
-
-
-def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> pd.DataFrame:
-    """Feature rows of some gates as of some midnights, from stored operations, rests and maintenance records."""
-    until_ms = to_ms(max(as_ofs))
-    gates = historian.load_table(connection, historian.gates, gate_ids).set_index("gate_id")
-    named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
-    for table in (historian.components, historian.channels):
-        query = sa.select(table.c.gate_id, table.c.component).where(table.c.gate_id.in_(list(gate_ids)))
-        for gate_id, component in connection.execute(query):
-            named[gate_id].add(component)
-    records = historian.load_table(connection, historian.maintenance, gate_ids)
-    for column in ("started_at", "ended_at"):
-        records[column] = pd.to_datetime(records[column], utc=True).astype("datetime64[ms, UTC]")
-    parts = []
-    for gate_id in gate_ids:
-        rows_of = historian.load_operations(connection, gate_id, 0, until_ms)
-        history = features.GateHistory(
-            gate_id=gate_id,
-            components=features.components_to_score(named[gate_id]),
-            hoist_type=str(gates.loc[gate_id, "hoist_type"] or ""),
-            operations=operations.from_rows(rows_of, ("started_ms", "ended_ms")),
-            rests=operations.from_rows(historian.load_rests(connection, gate_id, 0, until_ms), ("day_ms",)),
-            maintenance=records.loc[records["gate_id"] == gate_id, ["component", "kind", "started_at", "ended_at"]].reset_index(
-                drop=True
-            ),
-        )
-        parts.append(features.build(history, as_ofs))
-    found = [part for part in parts if not part.empty]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["gate_id"])
-
-
-# --- from forecasts to alerts ---------------------------------------------------------------------------------------
-
-
 def forecast_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """One row of a forecast frame as the store keeps it: no NaN, plain numbers, aware instants."""
     numbers = ("p_7d", "p_14d", "p_21d", "ttf_p10_d", "ttf_p50_d", "ttf_p90_d")
     curve = row["curve"]
     return {
         "gate_id": str(row["gate_id"]),
-        "component": _text(row["component"]),
+        "component": text_of(row["component"]),
         "as_of": pd.Timestamp(row["as_of"]).to_pydatetime().astimezone(UTC),
         "verdict": str(row["verdict"]),
-        "reason": _text(row["reason"]),
+        "reason": text_of(row["reason"]),
         **{name: None if pd.isna(row[name]) else float(row[name]) for name in numbers},
-        "failure_mode": _text(row["failure_mode"]),
+        "failure_mode": text_of(row["failure_mode"]),
         "model_version": str(row["model_version"]),
         "curve": None if curve is None or isinstance(curve, float) else [float(p) for p in curve],
     }
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value)
 
 
 def _by_gate(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -289,191 +206,6 @@ def _by_gate(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         found.setdefault(row["gate_id"], []).append(row)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """A repair or replacement, of one component or ('') of the whole gate."""
-
-    component: str
-    started_at: datetime
-    ended_at: datetime | None
-    recorded_at: datetime
-
-
-def is_renewed(
-    renewals: Iterable[Renewal],
-    component: str,
-    *,
-    as_of: datetime,
-    stepped_as_of: datetime | None,
-    alert: Alert | None = None,
-) -> bool:
-    """Whether the component (for '', any part of the gate) went into repair or replacement since its last step.
-
-    A record handed in while an alert is open also counts when the work ended after the alert began: the evidence it was
-    opened on belongs to the old part. A crew writes its work order when the work is done.
-    """
-    for renewal in renewals:
-        concerns = not component or renewal.component in ("", component)
-        if not concerns or renewal.started_at >= as_of:
-            continue
-        if stepped_as_of is not None and renewal.started_at >= stepped_as_of:
-            return True
-        if alert is not None and renewal.recorded_at >= alert.opened_at:
-            until = max(renewal.started_at, renewal.ended_at or renewal.started_at)
-            if until >= alert.opened_as_of:
-                return True
-    return False
-
-
-class _Day:
-    """The cases of one chunk of gates on one day; it belongs to the transaction it was made in."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        policy: Policy,
-        gate_ids: Sequence[str],
-        rows: pd.DataFrame,
-        as_of: datetime,
-        now: datetime,
-        public_url: str,
-    ) -> None:
-        self.connection, self.policy, self.as_of, self.now = connection, policy, as_of, now
-        self.gate_ids, self.public_url = gate_ids, public_url
-        self.rows = {(str(row["gate_id"]), str(row["component"])): row for row in rows.to_dict("records")}
-        self.gates = store.load_gates(connection, gate_ids)
-        self.known_cases = store.load_cases(connection, gate_ids)
-        self.alerts = store.unresolved_alerts(connection, gate_ids)
-        self.renewals = _load_renewals(connection, gate_ids, as_of)
-        self.cases: list[dict[str, Any]] = []
-        self.counts: Counter[str] = Counter()
-
-    def step_gate(self, gate_id: str, forecasts: Sequence[Mapping[str, Any]]) -> None:
-        """Step the cases of a gate's components; the gate's own case only where the model tells no components apart."""
-        of_components = [row for row in forecasts if row["component"]]
-        for forecast in of_components or forecasts:
-            self._step(self.gates[gate_id], forecast["component"], forecast)
-
-    def _step(self, gate: Gate, component: str, forecast: Mapping[str, Any]) -> None:
-        key = (gate.gate_id, component)
-        case, alert = self.known_cases.get(key), self.alerts.get(key)
-        before = CaseState() if case is None else _case_state(case["state"])
-        stepped_as_of = None if case is None else case["stepped_as_of"]
-        renewals = self.renewals.get(gate.gate_id, ())
-        renewed = is_renewed(renewals, component, as_of=self.as_of, stepped_as_of=stepped_as_of, alert=alert)
-        after = rule.next_state(before, ScoredDay(forecast["p_14d"], renewed), self.policy)
-
-        if alert is not None and (renewed or not after.open):
-            resolution = "repaired" if renewed else "auto_cleared"
-            self._apply(life.resolve(alert, resolution=resolution, by=SCORING.name, at=self.now), gate, "resolved")
-            alert = None
-        if after.open and forecast["curve"] is not None:
-            outlook = self._outlook(gate, forecast)
-            if alert is not None:
-                self._apply(life.update(alert, outlook, self.now), gate, "updated")
-            elif renewed or not before.open:  # an alert that a person resolved stays so until its case has closed
-                alert = self._apply(life.open_alert(gate.gate_id, component, outlook, self.now), gate, "opened")
-        self.cases.append(
-            {
-                "gate_id": gate.gate_id,
-                "component": component,
-                "state": asdict(after),
-                "stepped_as_of": self.as_of,
-                "alert_id": alert.alert_id if alert is not None else None,
-            }
-        )
-
-    def _apply(self, change: Change, gate: Gate, count_as: str) -> Alert:
-        if change.event_type is not None:
-            self.counts[count_as] += 1
-        return store.apply_change(
-            self.connection, change, actor=SCORING, public_url=self.public_url, gate=gate, reason=change.after.resolution or ""
-        )
-
-    def _outlook(self, gate: Gate, forecast: Mapping[str, Any]) -> Outlook:
-        return Outlook(
-            as_of=self.as_of,
-            curve=tuple(forecast["curve"]),
-            failure_mode=forecast["failure_mode"],
-            model_version=forecast["model_version"],
-            severity=cast(Severity, rule.severity(forecast["p_7d"], forecast["p_14d"], gate.criticality)),
-            respond_by=rule.respond_by(forecast["curve"], self.as_of),
-            confidence="calibrated" if self.policy.calibrated_here else "not_yet_calibrated_here",
-            evidence=evidence(self.rows.get((gate.gate_id, forecast["component"]), {}), forecast["component"]),
-        )
-
-    def tell_stale(self) -> None:
-        """Begin a notice for a gate whose readings stopped, and end it when they are back."""
-        reasons: dict[str, set[str]] = {}
-        for (gate_id, _), row in self.rows.items():
-            reasons.setdefault(gate_id, set()).add(_text(row["reason"]))
-        silent: dict[str, Notice] = {
-            notice.gate_id: notice for notice in store.open_notices(self.connection, STALE) if notice.gate_id
-        }
-        for gate_id, found in sorted(reasons.items()):
-            gate = self.gates[gate_id]
-            is_stale = "stale" in found and found <= {"stale", "under_repair"}
-            if is_stale and gate_id not in silent:
-                detail = {"as_of": life.rfc3339(self.as_of), "last_seen": self._last_reading(gate_id)}
-                notice = life.open_notice(STALE, gate_id, self.now, gate_id=gate_id, detail=detail)
-            elif gate_id in silent and not found <= {"stale", "under_repair"}:
-                notice = life.close_notice(silent[gate_id], self.now)
-            else:
-                continue
-            store.save_notice(self.connection, notice, actor=SCORING, gate=gate)
-            self.counts["notices"] += 1
-
-    def _last_reading(self, gate_id: str) -> str | None:
-        """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
-        rows = historian.load_rests(self.connection, gate_id, 0, to_ms(self.as_of))
-        days = operations.from_rows(rows[-1:], ("day_ms",))
-        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1]))) if len(days) else None
-
-
-def _case_state(plain: Mapping[str, Any]) -> CaseState:
-    return CaseState(**{**plain, "over": tuple(plain["over"])})
-
-
-def _load_renewals(connection: Connection, gate_ids: Sequence[str], as_of: datetime) -> dict[str, list[Renewal]]:
-    record = historian.maintenance.c
-    query = (
-        sa.select(record.gate_id, record.component, record.started_at, record.ended_at, record.recorded_at)
-        .where(record.gate_id.in_(list(gate_ids)), record.kind.in_(RENEWALS), record.started_at < as_of)
-        .order_by(record.maintenance_id)
-    )
-    found: dict[str, list[Renewal]] = {}
-    for row in connection.execute(query):
-        renewal = Renewal(row.component, row.started_at, row.ended_at, row.recorded_at)
-        found.setdefault(row.gate_id, []).append(renewal)
-    return found
-
-
-def evidence(row: Mapping[Any, Any], component: str) -> tuple[Mapping[str, object], ...]:
-    """What stands out in a feature row: evidence at least two of its own standard deviations off, strongest first.
-
-    Vibration and current are given as multiples of the component's own baseline, temperature as kelvin above it.
-    """
-    found = []
-    for group in (*features.OWN_GROUPS, "current"):
-        z, dev = row.get(f"{group}_z", math.nan), row.get(f"{group}_dev", math.nan)
-        if not (math.isfinite(z) and math.isfinite(dev)) or abs(z) < EVIDENCE_FROM_Z:
-            continue
-        kelvin = group == "temperature"
-        found.append(
-            (
-                abs(z),
-                {
-                    "feature": f"{component}.{group}" if component else group,
-                    "value": round(dev, 2) if kelvin else round(math.exp(dev), 3),
-                    "baseline": 0.0 if kelvin else 1.0,
-                    "unit": "K above own baseline" if kelvin else "of own baseline",
-                    "direction": "up" if dev > 0 else "down",
-                },
-            )
-        )
-    return tuple(item for _, item in sorted(found, key=lambda pair: -pair[0]))
 
 
 # --- day after day --------------------------------------------------------------------------------------------------

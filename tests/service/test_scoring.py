@@ -27,8 +27,10 @@ from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
 from pipeline.readings import Channel
 from service import alerts as life
-from service import scoring, store
-from service.scoring import Renewal, ScoreReport, ScoringState
+from service import cases, scoring, store
+from service.cases import Renewal
+from service.live_features import load_features, refresh_operations
+from service.scoring import ScoreReport, ScoringState
 from service.store import Actor
 
 DAY = timedelta(days=1)
@@ -205,9 +207,9 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
     for frame in reversed(frames):
         feed(engine, gate_id, frame.sample(frac=1, random_state=1))
 
-    scoring.refresh_operations(engine, gate_id, T0)
+    refresh_operations(engine, gate_id, T0)
     with engine.connect() as connection:
-        live = scoring.load_features(connection, [gate_id], [T0])
+        live = load_features(connection, [gate_id], [T0])
         clean = historian.load_dirty_days(connection, [gate_id], to_ms(T0))
         records = historian.load_table(connection, historian.maintenance)
     cut = segment(pd.concat(frames, ignore_index=True))
@@ -221,13 +223,13 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
 
 
 def test_a_late_reading_makes_its_own_day_anew_and_nothing_else(gate: Engine) -> None:
-    scoring.refresh_operations(gate, GATES[0], T0)
+    refresh_operations(gate, GATES[0], T0)
     late = readings_of(T0 - 2 * DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - 2 * DAY + 3 * HOUR), **{"motor.moving": 1.0})
     with gate.connect() as connection:
         before = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
     feed(gate, GATES[0], late)
 
-    days = scoring.refresh_operations(gate, GATES[0], T0)
+    days = refresh_operations(gate, GATES[0], T0)
 
     with gate.connect() as connection:
         after = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
@@ -239,7 +241,7 @@ def test_a_late_reading_makes_its_own_day_anew_and_nothing_else(gate: Engine) ->
 def test_days_that_have_not_ended_are_not_cut_yet(gate: Engine) -> None:
     feed_days(gate, GATES[:1], T0, 1)
 
-    scoring.refresh_operations(gate, GATES[0], T0)
+    refresh_operations(gate, GATES[0], T0)
 
     with gate.connect() as connection:
         assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0 + DAY)) == {GATES[0]: [to_ms(T0)]}
@@ -260,7 +262,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
             historian.declare_channels(connection, [motor])
             historian.mark_dirty(connection, [("g", to_ms(T0))])
 
-        cutting = threading.Thread(target=scoring.refresh_operations, args=(engine, "g", T0 + DAY))
+        cutting = threading.Thread(target=refresh_operations, args=(engine, "g", T0 + DAY))
         with writing(engine) as ingest:
             first, second = steps if marks_first else reversed(steps)
             first(ingest)
@@ -268,7 +270,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
             cutting.join(0.5)
             second(ingest)
         cutting.join(30)
-        scoring.refresh_operations(engine, "g", T0 + DAY)
+        refresh_operations(engine, "g", T0 + DAY)
 
         with engine.connect() as connection:
             assert len(historian.load_rests(connection, "g", 0, to_ms(T0 + DAY))) == 1
@@ -499,13 +501,13 @@ def test_evidence_is_what_is_two_deviations_off_strongest_first_in_words_of_its_
     row = {"velocity_z": 2.5, "velocity_dev": np.log(1.5), "temperature_z": -4.0, "temperature_dev": -6.0}
     row |= {"acceleration_z": 1.9, "acceleration_dev": 0.2, "impulse_z": np.nan, "impulse_dev": np.nan}
 
-    found = scoring.evidence(row, "motor")
+    found = cases.evidence(row, "motor")
 
     assert [(item["feature"], item["value"], item["direction"]) for item in found] == [
         ("motor.temperature", -6.0, "down"),
         ("motor.velocity", 1.5, "up"),
     ]
-    assert scoring.evidence({}, "motor") == ()
+    assert cases.evidence({}, "motor") == ()
 
 
 @given(
@@ -523,7 +525,7 @@ def test_a_renewal_counts_on_the_first_day_strictly_after_it_began(
     seen = [
         day
         for day in range(1, 12)
-        if scoring.is_renewed([renewal], "motor", as_of=T0 + day * DAY, stepped_as_of=T0 + (day - 1) * DAY)
+        if cases.is_renewed([renewal], "motor", as_of=T0 + day * DAY, stepped_as_of=T0 + (day - 1) * DAY)
     ]
 
     assert seen == ([] if of == "brake" else [started // 2 + 1])

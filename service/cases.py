@@ -1,0 +1,222 @@
+"""From one day's forecasts to cases, alerts and notices of silent gates, inside the caller's transaction.
+
+When a case opens and closes is decided in `models.policy`, what an alert becomes in `service.alerts`; here a renewal, a
+forecast and what was known before are brought together for them, and what they answer is written by `service.store`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from models import policy as rule
+from models.labels import RENEWALS
+from models.policy import CaseState, Policy, ScoredDay
+from pipeline import features, historian, operations
+from pipeline.historian import from_ms, to_ms
+from service import alerts as life
+from service import store
+from service.alerts import Alert, Change, Notice, Outlook, Severity
+from service.events import Gate
+from service.store import SCORING
+
+STALE = "gate.data_stale"
+EVIDENCE_FROM_Z = 2.0
+
+
+def text_of(value: Any) -> str:
+    """A cell of a frame as text; nothing (None, NaN) is the empty one."""
+    return "" if value is None or value != value else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A repair or replacement, of one component or ('') of the whole gate."""
+
+    component: str
+    started_at: datetime
+    ended_at: datetime | None
+    recorded_at: datetime
+
+
+def is_renewed(
+    renewals: Iterable[Renewal],
+    component: str,
+    *,
+    as_of: datetime,
+    stepped_as_of: datetime | None,
+    alert: Alert | None = None,
+) -> bool:
+    """Whether the component (for '', any part of the gate) went into repair or replacement since its last step.
+
+    A record handed in while an alert is open also counts when the work ended after the alert began: the evidence it was
+    opened on belongs to the old part. A crew writes its work order when the work is done.
+    """
+    for renewal in renewals:
+        concerns = not component or renewal.component in ("", component)
+        if not concerns or renewal.started_at >= as_of:
+            continue
+        if stepped_as_of is not None and renewal.started_at >= stepped_as_of:
+            return True
+        if alert is not None and renewal.recorded_at >= alert.opened_at:
+            until = max(renewal.started_at, renewal.ended_at or renewal.started_at)
+            if until >= alert.opened_as_of:
+                return True
+    return False
+
+
+class CaseDay:
+    """The cases of one chunk of gates on one day; it belongs to the transaction it was made in."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        policy: Policy,
+        gate_ids: Sequence[str],
+        rows: pd.DataFrame,
+        as_of: datetime,
+        now: datetime,
+        public_url: str,
+    ) -> None:
+        self.connection, self.policy, self.as_of, self.now = connection, policy, as_of, now
+        self.gate_ids, self.public_url = gate_ids, public_url
+        self.rows = {(str(row["gate_id"]), str(row["component"])): row for row in rows.to_dict("records")}
+        self.gates = store.load_gates(connection, gate_ids)
+        self.known_cases = store.load_cases(connection, gate_ids)
+        self.alerts = store.unresolved_alerts(connection, gate_ids)
+        self.renewals = _load_renewals(connection, gate_ids, as_of)
+        self.cases: list[dict[str, Any]] = []
+        self.counts: Counter[str] = Counter()
+
+    def step_gate(self, gate_id: str, forecasts: Sequence[Mapping[str, Any]]) -> None:
+        """Step the cases of a gate's components; the gate's own case only where the model tells no components apart."""
+        of_components = [row for row in forecasts if row["component"]]
+        for forecast in of_components or forecasts:
+            self._step(self.gates[gate_id], forecast["component"], forecast)
+
+    def _step(self, gate: Gate, component: str, forecast: Mapping[str, Any]) -> None:
+        key = (gate.gate_id, component)
+        case, alert = self.known_cases.get(key), self.alerts.get(key)
+        before = CaseState() if case is None else _case_state(case["state"])
+        stepped_as_of = None if case is None else case["stepped_as_of"]
+        renewals = self.renewals.get(gate.gate_id, ())
+        renewed = is_renewed(renewals, component, as_of=self.as_of, stepped_as_of=stepped_as_of, alert=alert)
+        after = rule.next_state(before, ScoredDay(forecast["p_14d"], renewed), self.policy)
+
+        if alert is not None and (renewed or not after.open):
+            resolution = "repaired" if renewed else "auto_cleared"
+            self._apply(life.resolve(alert, resolution=resolution, by=SCORING.name, at=self.now), gate, "resolved")
+            alert = None
+        if after.open and forecast["curve"] is not None:
+            outlook = self._outlook(gate, forecast)
+            if alert is not None:
+                self._apply(life.update(alert, outlook, self.now), gate, "updated")
+            elif renewed or not before.open:  # an alert that a person resolved stays so until its case has closed
+                alert = self._apply(life.open_alert(gate.gate_id, component, outlook, self.now), gate, "opened")
+        self.cases.append(
+            {
+                "gate_id": gate.gate_id,
+                "component": component,
+                "state": asdict(after),
+                "stepped_as_of": self.as_of,
+                "alert_id": alert.alert_id if alert is not None else None,
+            }
+        )
+
+    def _apply(self, change: Change, gate: Gate, count_as: str) -> Alert:
+        if change.event_type is not None:
+            self.counts[count_as] += 1
+        return store.apply_change(
+            self.connection, change, actor=SCORING, public_url=self.public_url, gate=gate, reason=change.after.resolution or ""
+        )
+
+    def _outlook(self, gate: Gate, forecast: Mapping[str, Any]) -> Outlook:
+        return Outlook(
+            as_of=self.as_of,
+            curve=tuple(forecast["curve"]),
+            failure_mode=forecast["failure_mode"],
+            model_version=forecast["model_version"],
+            severity=cast(Severity, rule.severity(forecast["p_7d"], forecast["p_14d"], gate.criticality)),
+            respond_by=rule.respond_by(forecast["curve"], self.as_of),
+            confidence="calibrated" if self.policy.calibrated_here else "not_yet_calibrated_here",
+            evidence=evidence(self.rows.get((gate.gate_id, forecast["component"]), {}), forecast["component"]),
+        )
+
+    def tell_stale(self) -> None:
+        """Begin a notice for a gate whose readings stopped, and end it when they are back."""
+        reasons: dict[str, set[str]] = {}
+        for (gate_id, _), row in self.rows.items():
+            reasons.setdefault(gate_id, set()).add(text_of(row["reason"]))
+        silent: dict[str, Notice] = {
+            notice.gate_id: notice for notice in store.open_notices(self.connection, STALE) if notice.gate_id
+        }
+        for gate_id, found in sorted(reasons.items()):
+            gate = self.gates[gate_id]
+            is_stale = "stale" in found and found <= {"stale", "under_repair"}
+            if is_stale and gate_id not in silent:
+                detail = {"as_of": life.rfc3339(self.as_of), "last_seen": self._last_reading(gate_id)}
+                notice = life.open_notice(STALE, gate_id, self.now, gate_id=gate_id, detail=detail)
+            elif gate_id in silent and not found <= {"stale", "under_repair"}:
+                notice = life.close_notice(silent[gate_id], self.now)
+            else:
+                continue
+            store.save_notice(self.connection, notice, actor=SCORING, gate=gate)
+            self.counts["notices"] += 1
+
+    def _last_reading(self, gate_id: str) -> str | None:
+        """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
+        rows = historian.load_rests(self.connection, gate_id, 0, to_ms(self.as_of))
+        days = operations.from_rows(rows[-1:], ("day_ms",))
+        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1]))) if len(days) else None
+
+
+def _case_state(plain: Mapping[str, Any]) -> CaseState:
+    return CaseState(**{**plain, "over": tuple(plain["over"])})
+
+
+def _load_renewals(connection: Connection, gate_ids: Sequence[str], as_of: datetime) -> dict[str, list[Renewal]]:
+    record = historian.maintenance.c
+    query = (
+        sa.select(record.gate_id, record.component, record.started_at, record.ended_at, record.recorded_at)
+        .where(record.gate_id.in_(list(gate_ids)), record.kind.in_(RENEWALS), record.started_at < as_of)
+        .order_by(record.maintenance_id)
+    )
+    found: dict[str, list[Renewal]] = {}
+    for row in connection.execute(query):
+        renewal = Renewal(row.component, row.started_at, row.ended_at, row.recorded_at)
+        found.setdefault(row.gate_id, []).append(renewal)
+    return found
+
+
+def evidence(row: Mapping[Any, Any], component: str) -> tuple[Mapping[str, object], ...]:
+    """What stands out in a feature row: evidence at least two of its own standard deviations off, strongest first.
+
+    Vibration and current are given as multiples of the component's own baseline, temperature as kelvin above it.
+    """
+    found = []
+    for group in (*features.OWN_GROUPS, "current"):
+        z, dev = row.get(f"{group}_z", math.nan), row.get(f"{group}_dev", math.nan)
+        if not (math.isfinite(z) and math.isfinite(dev)) or abs(z) < EVIDENCE_FROM_Z:
+            continue
+        kelvin = group == "temperature"
+        found.append(
+            (
+                abs(z),
+                {
+                    "feature": f"{component}.{group}" if component else group,
+                    "value": round(dev, 2) if kelvin else round(math.exp(dev), 3),
+                    "baseline": 0.0 if kelvin else 1.0,
+                    "unit": "K above own baseline" if kelvin else "of own baseline",
+                    "direction": "up" if dev > 0 else "down",
+                },
+            )
+        )
+    return tuple(item for _, item in sorted(found, key=lambda pair: -pair[0]))
