@@ -364,6 +364,11 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
     for row in rows:
         lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]))
+    if first.get("learnt_from"):
+        lines.append(
+            f"The model had learnt from {first['learnt_from']} of these {first['gates']} gates: on them its figures prove "
+            "nothing."
+        )
     flattered = [name for name, report in reports.items() if report["threshold_from"] != "set beforehand"]
     if flattered:
         lines.append(f"Threshold chosen on these very gates, which flatters: {', '.join(flattered)}.")

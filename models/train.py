@@ -100,7 +100,7 @@ def train(
         rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of))
     if rows.empty:
         raise TrainingError("the dataset has no readings to make features of")
-    observed_until = end_of_records(rows)
+    observed_until = _ends_of(rows)
     history = History(dataset.maintenance)
     failures = failures_per_gate(dataset.maintenance, sorted(observed_until))
     first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
@@ -134,23 +134,66 @@ def train(
     return Candidate(model, reports)
 
 
-def train_champion(
+def judge(
     dataset: Dataset,
+    forecasts: pd.DataFrame,
     *,
-    name: str,
-    registry_dir: Path = registry.ARTIFACTS,
+    budget_per_gate_year: float = BUDGET_PER_GATE_YEAR,
     seed: int = 0,
     progress: Progress | None = None,
-    settings: Settings | None = None,
-) -> Candidate:
-    """Train the champion that is shipped and point the shipped registry at it; what stood there before is left in place."""
-    candidate = train(dataset, registry_dir=registry_dir, name=name, seed=seed, progress=progress, settings=settings)
-    registry.promote(registry_dir, name)
-    return candidate
+) -> dict[str, dict[str, Any]]:
+    """Judge a forecast file, ours or another's, against a dataset, with the baselines on the same gates and days.
+
+    A file of `backtest` carries the threshold its model is deployed with; for any other file, and for the baselines, the
+    threshold is chosen on these very gates, and the report says so.
+
+    Returns
+    -------
+    dict
+        Reports of `models.evaluate.evaluate`: ``model`` first, then the baselines. ``learnt_from`` of the model's counts
+        the gates it had learnt from.
+
+    Raises
+    ------
+    TrainingError
+        The file speaks of gates that the dataset does not have, or of other times than UTC midnights.
+    """
+    unknown = sorted(set(forecasts["gate_id"]) - set(dataset.gate_ids))
+    if unknown:
+        raise TrainingError(f"the dataset has no gate {unknown[0]!r}, which the forecast file speaks of")
+    days = sorted(forecasts["as_of"].unique())
+    if any(day != day.normalize() for day in days):
+        raise TrainingError("as_of must be UTC midnights")
+    say = progress or _silent
+    rows = from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
+    rows = rows[rows["gate_id"].isin(set(forecasts["gate_id"]))].reset_index(drop=True)
+    observed_until = record_ends(dataset)
+    history = History(dataset.maintenance)
+    deployed = forecasts.attrs.get("policy")
+    policy = Policy.from_dict(deployed) if deployed else None
+    report = evaluate(forecasts, history, observed_until, policy=policy, budget_per_gate_year=budget_per_gate_year, seed=seed)
+    report["learnt_from"] = len(forecasts.attrs.get("learnt_from", ()))
+    per_day = -np.log1p(-min(report["figures"]["base_rate_14d"]["value"], 0.99)) / 14
+    budget = report["budget_per_gate_year"]
+    return {"model": report} | _baselines(rows, history, observed_until, per_day, budget, {}, seed)
 
 
-def end_of_records(rows: pd.DataFrame) -> dict[str, datetime]:
-    """Return for every gate the end of its record: its last ``as_of``, the midnight after its last reading."""
+def record_ends(dataset: Dataset) -> dict[str, datetime]:
+    """Return for every gate with readings the UTC midnight after its last one."""
+    ends = {}
+    for gate_id in dataset.gate_ids:
+        file = dataset.path / "readings" / f"{gate_id}.parquet"
+        # a column of a Parquet file is read without the others; a CSV is read whole
+        ts = pq.read_table(file, columns=["ts"]).to_pandas()["ts"] if file.is_file() else dataset.readings(gate_id)["ts"]
+        if len(ts):
+            last = pd.Timestamp(ts.max())
+            last = last.tz_localize("UTC") if last.tz is None else last.tz_convert("UTC")
+            ends[gate_id] = (last.floor("D") + pd.Timedelta(days=1)).to_pydatetime()
+    return ends
+
+
+def _ends_of(rows: pd.DataFrame) -> dict[str, datetime]:
+    """As `record_ends`, from the feature rows of whole records: the last ``as_of`` is the midnight after the last reading."""
     last = rows.groupby("gate_id")["as_of"].max()
     return {str(gate_id): instant.to_pydatetime() for gate_id, instant in last.items()}
 
@@ -205,28 +248,41 @@ def _test(
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     budget = policy.budget_per_gate_year
-    reports = {"model": evaluate(forecaster.predict(testing), history, observed_until, policy=policy, seed=seed)}
+    report = evaluate(forecaster.predict(testing), history, observed_until, policy=policy, seed=seed)
     gates = teaching[["gate_id", "as_of"]].drop_duplicates().assign(component="")
-    known = label(gates, history, observed_until)
-    within_14_d = outcome(known, 14)
-    rate = float(np.nanmean(within_14_d))
-    files = {"constant": baselines.constant(testing, -np.log1p(-min(rate, 0.99)) / 14)}
-    files |= {name: forecasts(testing) for name, forecasts in baselines.SCORES.items()}
-    for name, file in files.items():
-        own = None
-        if policy.calibrated_here and name in baselines.SCORES:
-            replay = Replay(baselines.SCORES[name](teaching), history, observed_until)
-            own = tune(replay, budget_per_gate_year=budget)
-        reports[name] = evaluate(
+    rate = float(np.nanmean(outcome(label(gates, history, observed_until), 14)))
+    tuned = {}
+    if policy.calibrated_here:
+        for name, forecasts in baselines.SCORES.items():
+            replay = Replay(forecasts(teaching), history, observed_until)
+            tuned[name] = tune(replay, budget_per_gate_year=budget)
+    per_day = -np.log1p(-min(rate, 0.99)) / 14
+    return {"model": report} | _baselines(testing, history, observed_until, per_day, budget, tuned, seed)
+
+
+def _baselines(
+    rows: pd.DataFrame,
+    history: History,
+    observed_until: Mapping[str, datetime],
+    per_day: float,
+    budget_per_gate_year: float,
+    tuned: Mapping[str, Policy],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    files = {"constant": baselines.constant(rows, per_day)}
+    files |= {name: forecasts(rows) for name, forecasts in baselines.SCORES.items()}
+    return {
+        name: evaluate(
             file,
             history,
             observed_until,
-            policy=own,
-            budget_per_gate_year=budget,
+            policy=tuned.get(name),
+            budget_per_gate_year=budget_per_gate_year,
             are_probabilities=name == "constant",
             seed=seed,
         )
-    return reports
+        for name, file in files.items()
+    }
 
 
 def _training_facts(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models import registry
-from models.evaluate import evaluate
+from models.evaluate import evaluate, table
 from models.forecast import COLUMNS, ForecastError, Settings
 from models.labels import LabelError
 from models.registry import RegistryError
@@ -16,10 +16,10 @@ from models.train import (
     TrainingError,
     backtest,
     data_sha256,
-    end_of_records,
+    judge,
     read_forecasts,
+    record_ends,
     train,
-    train_champion,
     write_forecasts,
 )
 from pipeline.dataset import open_dataset
@@ -147,7 +147,7 @@ def test_the_test_figures_come_out_of_a_backtest_again(candidate, dataset, rows)
     forecasts = backtest(dataset, candidate.model, from_, to)
     tested = forecasts[forecasts["gate_id"].isin(training["test_gates"])]
 
-    report = evaluate(tested, dataset.maintenance, end_of_records(rows), policy=candidate.model.policy, seed=3)
+    report = evaluate(tested, dataset.maintenance, record_ends(dataset), policy=candidate.model.policy, seed=3)
 
     assert report["counts"] == candidate.reports["model"]["counts"]
     assert report["figures"] == candidate.reports["model"]["figures"]
@@ -191,19 +191,58 @@ def test_training_refuses_early_what_cannot_work(dataset, rows, folder, candidat
         backtest(dataset, candidate.model, datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 
 
-def test_the_champion_is_trained_and_pointed_at(dataset, tmp_path):
+def test_training_tells_how_far_it_is(dataset, tmp_path):
     told: list[str] = []
 
-    candidate = train_champion(
+    train(
         dataset,
-        name="shipped-1",
         registry_dir=tmp_path,
+        name="v1",
         progress=lambda stage, done, of: told.append(stage),
         settings=QUICK,
     )
 
-    assert registry.load(tmp_path).version == candidate.version == "shipped-1"
     assert list(dict.fromkeys(told)) == ["features", "fit", "test"]
+
+
+def test_a_file_is_judged_beside_the_baselines_with_the_threshold_it_carries(candidate, dataset, tmp_path):
+    training = candidate.model.manifest["training"]
+    first = datetime.fromisoformat(training["test_from"])
+    write_forecasts(backtest(dataset, candidate.model, first, START + timedelta(days=420)), tmp_path / "f.parquet")
+    forecasts = read_forecasts(tmp_path / "f.parquet")
+
+    reports = judge(dataset, forecasts[forecasts["gate_id"].isin(training["test_gates"])])
+
+    assert list(reports) == ["model", "constant", "zone_limit", "trend", "ewma"]
+    assert reports["model"]["threshold_from"] == "set beforehand"
+    assert reports["model"]["figures"]["ap_14d"]["value"] == candidate.reports["model"]["figures"]["ap_14d"]["value"]
+    assert reports["trend"]["figures"]["ap_14d"]["value"] == candidate.reports["trend"]["figures"]["ap_14d"]["value"]
+
+
+def test_a_file_on_gates_the_model_had_learnt_from_says_so(candidate, dataset):
+    forecasts = backtest(dataset, candidate.model, START + timedelta(days=50), START + timedelta(days=250))
+
+    reports = judge(dataset, forecasts)
+
+    n_learnt = candidate.model.manifest["training"]["development_gates"]
+    assert reports["model"]["learnt_from"] == n_learnt
+    assert f"had learnt from {n_learnt} of these 9 gates" in table(reports)
+
+
+def test_a_file_that_does_not_fit_the_dataset_is_refused(candidate, dataset):
+    day = START + timedelta(days=100)
+    forecasts = backtest(dataset, candidate.model, day, day)
+
+    with pytest.raises(TrainingError, match="no gate 'ELSEWHERE'"):
+        judge(dataset, forecasts.assign(gate_id="ELSEWHERE"))
+    with pytest.raises(TrainingError, match="UTC midnights"):
+        judge(dataset, forecasts.assign(as_of=forecasts["as_of"] + timedelta(hours=1)))
+
+
+def test_records_end_at_the_midnight_after_the_last_reading(dataset, rows):
+    assert record_ends(dataset) == {
+        gate_id: end.to_pydatetime() for gate_id, end in rows.groupby("gate_id")["as_of"].max().items()
+    }
 
 
 @pytest.mark.parametrize(
