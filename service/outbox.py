@@ -4,7 +4,7 @@ Several workers may run beside each other: a delivery is claimed for a minute, a
 others, so that every message arrives at least once, each time under the same webhook-id and with the same bytes. Within
 one (endpoint, alert) a later event waits for an earlier one; nothing waits for another alert or another endpoint.
 
-`plan` decides and knows no clock; `deliver_due` makes one round at a given instant; `deliver` is the process's loop.
+`plan` decides and knows no clock; `claim`, `attempt` and `record` are one delivery's way; `deliver` is the process's loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -332,26 +331,6 @@ def _note_endpoint(connection: Connection, claimed: Claimed, outcome: Outcome, d
     if values.get("state") == "disabled":
         event = endpoint_event("endpoint.disabled", claimed.endpoint_id, now, {"reason": reason})
         store.publish(connection, event)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one round did: deliveries by the state they are in now."""
-
-    delivered: int
-    pending: int
-    failed: int
-
-
-async def deliver_due(
-    engine: Engine, client: httpx.AsyncClient, now: datetime, rng: random.Random, *, vault: Vault, limit: int = IN_FLIGHT
-) -> Report:
-    """Make one round: try once what is due at `now`, and note it."""
-    worker = uuid.uuid4().hex
-    claimed = claim(engine, now, worker=worker, limit=limit)
-    outcomes = await asyncio.gather(*(attempt(client, one, vault, now) for one in claimed))
-    states = Counter(record(engine, one, outcome, now, rng).state for one, outcome in zip(claimed, outcomes, strict=True))
-    return Report(states["delivered"], states["pending"], states["failed"])
 
 
 @dataclass(slots=True)

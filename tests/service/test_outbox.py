@@ -10,13 +10,15 @@ import sys
 import textwrap
 import threading
 import time
-from collections import defaultdict
+import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -27,7 +29,7 @@ from sqlalchemy.engine import Engine
 from pipeline.historian import writing
 from service import alerts as life
 from service import outbox, store
-from service.outbox import Outcome, Report
+from service.outbox import Outcome
 from service.store import Actor
 from service.webhooks import standard
 from service.webhooks.guard import Guard, guarded_client
@@ -70,10 +72,26 @@ def resolve(engine: Engine, alert: life.Alert) -> life.Alert:
         return store.apply_change(connection, change, actor=PERSON, public_url="")
 
 
+class Report(NamedTuple):
+    """Deliveries of one round by the state they are in now."""
+
+    delivered: int
+    pending: int
+    failed: int
+
+
+async def deliver_due(engine: Engine, client: httpx.AsyncClient, now: datetime, rng: random.Random, *, vault: Vault) -> Report:
+    """One round of the loop's own steps, at an instant of the test's choice."""
+    claimed = outbox.claim(engine, now, worker=uuid.uuid4().hex)
+    outcomes = await asyncio.gather(*(outbox.attempt(client, one, vault, now) for one in claimed))
+    states = Counter(outbox.record(engine, one, outcome, now, rng).state for one, outcome in zip(claimed, outcomes, strict=True))
+    return Report(states["delivered"], states["pending"], states["failed"])
+
+
 def one_round(engine: Engine, handler: Handler, now: datetime, seed: int = 0) -> Report:
     async def run() -> Report:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-            return await outbox.deliver_due(engine, client, now, random.Random(seed), vault=VAULT)
+            return await deliver_due(engine, client, now, random.Random(seed), vault=VAULT)
 
     return asyncio.run(run())
 
@@ -256,7 +274,7 @@ def test_a_blocked_address_is_never_called_and_said_as_such(sqlite_engine: Engin
 
     async def run() -> Report:
         async with guarded_client(Guard()) as client:
-            return await outbox.deliver_due(sqlite_engine, client, T0, random.Random(0), vault=VAULT)
+            return await deliver_due(sqlite_engine, client, T0, random.Random(0), vault=VAULT)
 
     assert asyncio.run(run()) == Report(0, 1, 0)
     with sqlite_engine.connect() as connection:
@@ -271,7 +289,7 @@ def test_another_key_than_the_one_that_sealed_is_told_and_nothing_is_sent(sqlite
     async def run() -> Report:
         async with httpx.AsyncClient(transport=httpx.MockTransport(always(200))) as client:
             other = Vault(Vault.new_key())
-            return await outbox.deliver_due(sqlite_engine, client, T0, random.Random(0), vault=other)
+            return await deliver_due(sqlite_engine, client, T0, random.Random(0), vault=other)
 
     assert asyncio.run(run()) == Report(0, 1, 0)
 
@@ -728,7 +746,7 @@ def test_a_process_killed_between_the_answer_and_its_note_repeats_the_same_messa
     async def second_worker() -> Report:
         async with httpx.AsyncClient(transport=httpx.MockTransport(accept)) as client:
             later = datetime.now(UTC) + outbox.LEASE + SECOND
-            return await outbox.deliver_due(sqlite_engine, client, later, random.Random(0), vault=vault)
+            return await deliver_due(sqlite_engine, client, later, random.Random(0), vault=vault)
 
     assert only_delivery(sqlite_engine)["state"] == "pending"
     assert asyncio.run(second_worker()) == Report(1, 0, 0)
