@@ -128,7 +128,7 @@ def receive(link: Subscription, n: int, seconds: float = 10.0) -> list[bytes]:
     got: list[bytes] = []
     deadline = time.monotonic() + seconds
     while len(got) < n and time.monotonic() < deadline:
-        if not link.turn(0.1):
+        if not link.turn(0.1) or link.full:
             got += [message.payload for message in link.inbox]
             link.acknowledge()
     return got
