@@ -7,6 +7,7 @@ came by MQTT, and a message kept in quarantine can be handed in again the same w
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from pipeline import historian
 from pipeline.adapters import Decoded, Gate, Message, native
-from pipeline.historian import SLOTS, to_ms
+from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS, Channel, ReadingError
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,15 @@ DETAIL_CHARACTERS = 2_000
 
 
 class Place(NamedTuple):
-    """Where the values of one component go; components that are alike share `layout` and `units`."""
+    """Where the values of one component go; components that are alike share all but their series."""
 
     series_ids: tuple[int, ...]
+    widths: tuple[int, ...]  # how many slots of each series are in use
     layout: Mapping[str, tuple[int, int]]  # channel name -> which of the series, which slot
     units: Mapping[str, str]
 
 
-_NOWHERE = Place((), {}, {})
+_NOWHERE = Place((), (), {}, {})
 
 
 class Registry:
@@ -54,7 +56,7 @@ class Registry:
         """The newest event time of each gate."""
         self._gates: dict[str, Gate] = {}
         self._places: dict[str, dict[str, Place]] = {}
-        self._alike: dict[Any, tuple[Mapping[str, tuple[int, int]], Mapping[str, str]]] = {}
+        self._alike: dict[Any, tuple[tuple[int, ...], Mapping[str, tuple[int, int]], Mapping[str, str]]] = {}
         self._loaded_at = float("-inf")
         self._load_s = 0.0
 
@@ -139,6 +141,7 @@ class Registry:
         )
         if shape not in self._alike:
             self._alike[shape] = (
+                tuple(1 + max(slot for _, which, slot, _ in shape if which == series) for series in range(len(series_ids))),
                 {name: (which, slot) for name, which, slot, _ in shape},
                 {name: unit for name, _, _, unit in shape},
             )
@@ -175,7 +178,7 @@ class Stored:
 # What a look into the historian may mend: the gate or the channel may have been registered a moment ago.
 _DOUBTFUL = frozenset({"unknown_gate", "identity_mismatch", "unit_missing", "clock_fault"})
 
-_Rows = dict[tuple[int, int], list[float | None]]
+_Rows = dict[int, dict[int, list[float]]]  # series -> instant -> cells, NaN where nothing was measured
 
 
 def store_messages(connection: Connection, registry: Registry, messages: Sequence[Message], now: datetime) -> Stored:
@@ -224,7 +227,9 @@ def store_messages(connection: Connection, registry: Registry, messages: Sequenc
     if refused:
         stored.last_refusal = _told(refused[-1])
 
-    in_key_order = [(*key, *rows[key]) for key in sorted(rows)]
+    in_key_order = [
+        (series_id, ts_ms, *cells) for series_id, instants in sorted(rows.items()) for ts_ms, cells in sorted(instants.items())
+    ]
     stored.conflicts += historian.store_readings(connection, in_key_order)
     historian.mark_dirty(connection, days)
     historian.mark_seen(connection, newest)
@@ -280,14 +285,17 @@ def _learn(connection: Connection, registry: Registry, decoded: list[Decoded]) -
 def _merge(rows: _Rows, place: Place, ts_ms: int, values: Mapping[str, float]) -> int:
     """Put values into their wide rows; of two different ones the greater stays. Return how often that happened."""
     conflicts = 0
+    at = -1
+    cells: list[float] = []
     for name, value in values.items():
         which, slot = place.layout[name]
-        key = (place.series_ids[which], ts_ms)
-        cells = rows.get(key)
-        if cells is None:
-            cells = rows[key] = [None] * SLOTS
+        if which != at:  # once only, but for a component of more than 16 channels
+            at = which
+            cells = rows.setdefault(place.series_ids[at], {}).setdefault(ts_ms, [])
+            if not cells:
+                cells.extend([math.nan] * place.widths[at])
         old = cells[slot]
-        if old is None:
+        if math.isnan(old):
             cells[slot] = value
         elif old != value:
             conflicts += 1

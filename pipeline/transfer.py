@@ -60,15 +60,13 @@ def _import_gate(engine: Engine, gate_id: str, frame: pd.DataFrame) -> int:
             by_series.setdefault(slot.series_id, []).append(slot)
     written = 0
     for series_id, members in sorted(by_series.items()):
-        values = np.full((len(frame), historian.SLOTS), np.nan)
+        values = np.full((len(frame), 1 + max(slot.slot for slot in members)), np.nan)
         for slot in members:
             values[:, slot.slot] = frame[slot.channel.key].to_numpy(dtype=float)
         told = np.flatnonzero(np.isfinite(values).any(axis=1))
         for start in range(0, len(told), _BATCH_ROWS):
             at = told[start : start + _BATCH_ROWS]
-            cells = values[at].astype(object)
-            cells[np.isnan(values[at])] = None
-            rows = [(series_id, instant, *cell) for instant, cell in zip(ts_ms[at].tolist(), cells.tolist(), strict=True)]
+            rows = [(series_id, instant, *cells) for instant, cells in zip(ts_ms[at].tolist(), values[at].tolist(), strict=True)]
             days = np.unique(ts_ms[at] // DAY_MS) * DAY_MS
             with historian.writing(engine) as connection:
                 historian.store_readings(connection, rows)
