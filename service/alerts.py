@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from pipeline.dataset import FINDINGS
 from pipeline.errors import SluicewatchError
 
 Severity = Literal["low", "medium", "high", "critical"]
@@ -28,17 +29,6 @@ STATES: tuple[State, ...] = ("open", "acknowledged", "resolved")
 
 RESOLUTIONS = ("auto_cleared", "repaired", "by_person")
 """Why an alert ended: the policy closed the case, a maintenance record did, or a person did."""
-
-FINDINGS = (
-    "confirmed_failure",
-    "confirmed_degradation",
-    "prevented_by_maintenance",
-    "no_fault_found",
-    "false_alarm",
-    "not_inspected",
-    "duplicate",
-)
-"""What a visit found, in the words of maintenance.csv."""
 
 MAX_EVIDENCE = 5
 MAX_NOTE = 1_000

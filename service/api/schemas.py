@@ -6,7 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.alerts import FINDINGS, MAX_NOTE
+from pipeline.dataset import FINDINGS
+from service.alerts import MAX_NOTE
 from service.api.context import Instant
 from service.events import LOCALES
 
@@ -14,7 +15,7 @@ Item = TypeVar("Item")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Calibration = Literal["calibrated here", "not yet calibrated here"]
-Finding = Literal[FINDINGS]  # type: ignore[valid-type]  # the tuple in service.alerts is the one list
+Finding = Literal[FINDINGS]  # type: ignore[valid-type]  # the tuple in pipeline.dataset is the one list
 Locale = Literal[LOCALES]  # type: ignore[valid-type]  # likewise
 MaintenanceKind = Literal["failure", "repair", "replacement", "lubrication", "inspection"]
 GateState = Literal["at_risk", "normal", "no_verdict", "stale"]

@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 
+from pipeline.dataset import FINDINGS
 from pipeline.errors import SluicewatchError
 from service import store
-from service.alerts import FINDINGS
 from service.api import alerts, auth
 from service.api.auth import Principal
 from service.api.context import Context, Here, context_of

@@ -6,6 +6,7 @@ from string import Formatter
 
 import pytest
 
+from pipeline.dataset import FINDINGS
 from pipeline.simulator import degradation
 from service import advice, events
 from service import alerts as life
@@ -42,7 +43,7 @@ def test_severity_is_never_called_by_a_public_warning_colour() -> None:
 def test_every_code_that_the_system_uses_has_a_text() -> None:
     codes = {
         "mode": set(advice.ACTIONS),
-        "finding": set(life.FINDINGS),
+        "finding": set(FINDINGS),
         "severity": set(life.SEVERITIES),
         "state": set(life.STATES),
         "event": set(events.ALERT_EVENTS),
