@@ -120,6 +120,9 @@ def train(
     reports = _test(forecaster, policy, teaching, testing, history, observed_until, seed)
     say("test", 1, 1)
     training = _training_facts(dataset, teaching, history, split, name, seed)
+    if training["simulated"]:
+        # nobody's site is a simulation: wherever this model serves, its threshold comes from elsewhere
+        policy = replace(policy, calibrated_here=False)
     model = registry.save(
         registry_dir,
         name,
