@@ -272,6 +272,14 @@ class NewEndpointOut(EndpointOut):
     secret: str = Field(description="Signs every delivery (Standard Webhooks). Keep it: it is not shown again.")
 
 
+class RotatedSecretOut(Out):
+    """A receiver's new secret."""
+
+    endpoint_id: str
+    secret: str = Field(description="Signs every delivery from now on. Keep it: it is not shown again.")
+    old_secrets_sign_until: Instant = Field(description="Until then deliveries carry a signature of the old secret too.")
+
+
 class PingOut(Out):
     """A test that was queued."""
 
@@ -289,6 +297,39 @@ class DeliveryOut(Out):
     created_at: Instant
     next_attempt_at: Instant | None
     finished_at: Instant | None
+
+
+class AttemptOut(Out):
+    """One try to deliver a notification."""
+
+    attempt: int = Field(description="1 is the first; a replay counts from 1 again.")
+    at: Instant
+    duration_ms: int
+    status: int | None = Field(description="The receiver's HTTP status; null when it gave none.")
+    error: str = Field(description="Why it was not delivered; empty when it was.")
+    response: str = Field(description="The first 1 KB of the answer as text; bytes that are not text are replaced.")
+    next_attempt_at: Instant | None
+
+
+class LoggedDeliveryOut(DeliveryOut):
+    """One notification with what was sent and every try."""
+
+    body: str = Field(description="The body that was signed, the same in every try.")
+    log: list[AttemptOut] = Field(description="Every try, oldest first.")
+
+
+class ReplayIn(In):
+    """What to send again: one delivery by its `webhook_id`, or what failed from `since` until before `until`."""
+
+    webhook_id: Identifier | None = None
+    since: Instant | None = None
+    until: Instant | None = Field(None, description="Now, when it is not given; at most 14 days after `since`.")
+
+
+class ReplayOut(Out):
+    """What a replay brought."""
+
+    queued: int = Field(description="Deliveries that go out again, each under its own webhook-id.")
 
 
 class QuarantineOut(Out):

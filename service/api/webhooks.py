@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-import secrets
-from base64 import b64encode
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.engine import Connection
 
 from pipeline.historian import writing
 from service import store
+from service.alerts import rfc3339
 from service.api import paging
 from service.api.auth import Principal, actor_of, needs
 from service.api.context import Here
 from service.api.problems import FieldError, Problem
-from service.api.schemas import DeliveryOut, EndpointIn, EndpointOut, NewEndpointOut, Page, PingOut
+from service.api.schemas import (
+    AttemptOut,
+    DeliveryOut,
+    EndpointIn,
+    EndpointOut,
+    LoggedDeliveryOut,
+    NewEndpointOut,
+    Page,
+    PingOut,
+    ReplayIn,
+    ReplayOut,
+    RotatedSecretOut,
+)
 from service.events import EVENT_TYPES
+from service.webhooks.standard import new_secret
 
 router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 
 Admin = Annotated[Principal, needs("webhooks:admin")]
+
+OLD_SECRET_SIGNS_FOR = timedelta(hours=24)
+LONGEST_REPLAY = timedelta(days=14)
 
 
 @router.post("", status_code=201)
@@ -30,7 +47,7 @@ def create_webhook(here: Here, request: Request, who: Admin, wanted: EndpointIn)
         error = FieldError(pointer="/body/event_types", code="unknown_event", message=message)
         raise Problem("invalid", f"event_types: {message}.", errors=[error])
     url = here.check_url(wanted.url)
-    secret = f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
+    secret = new_secret()
     now = here.clock()
     with writing(here.engine) as connection:
         endpoint_id = store.add_endpoint(
@@ -70,6 +87,46 @@ def test_webhook(here: Here, endpoint_id: str) -> PingOut:
         return PingOut(webhook_id=store.ping_endpoint(connection, endpoint_id, here.clock()))
 
 
+@router.post("/{endpoint_id}/rotate")
+def rotate_webhook_secret(here: Here, request: Request, who: Admin, endpoint_id: str) -> RotatedSecretOut:
+    """Give a receiver a new secret, shown once; for 24 hours deliveries are signed with the old one too."""
+    secret = new_secret()
+    now = here.wall_clock()  # the time of deliveries and their signatures, in a demo too
+    with writing(here.engine) as connection:
+        store.rotate_secret(
+            connection,
+            endpoint_id,
+            here.seal_secret(secret),
+            at=now,
+            keep_old=OLD_SECRET_SIGNS_FOR,
+            actor=actor_of(who, request),
+        )
+    return RotatedSecretOut(endpoint_id=endpoint_id, secret=secret, old_secrets_sign_until=now + OLD_SECRET_SIGNS_FOR)
+
+
+@router.post("/{endpoint_id}/replay", status_code=202)
+def replay_deliveries(here: Here, request: Request, who: Admin, endpoint_id: str, wanted: ReplayIn) -> ReplayOut:
+    """Send one finished delivery again, or all that failed within up to 14 days, each under its own webhook-id."""
+    now = here.wall_clock()
+    if errors := _replay_errors(wanted, now):
+        wrong = "; ".join(error.message for error in errors)
+        raise Problem("invalid", f"Not valid: {wrong}.", errors=errors)
+    with writing(here.engine) as connection:
+        store.get_endpoint(connection, endpoint_id)
+        if wanted.webhook_id is not None:
+            _delivery_of(connection, endpoint_id, wanted.webhook_id)
+        queued = store.replay(
+            connection,
+            endpoint_id,
+            at=now,
+            actor=actor_of(who, request),
+            webhook_id=wanted.webhook_id,
+            since=wanted.since,
+            until=wanted.until,
+        )
+    return ReplayOut(queued=queued)
+
+
 @router.get("/{endpoint_id}/deliveries", dependencies=[needs("webhooks:admin")])
 def list_deliveries(
     here: Here,
@@ -89,3 +146,42 @@ def list_deliveries(
     last = shown[-1] if len(found) > limit else None
     following = paging.encode([last["event_sequence"], last["webhook_id"]], query) if last else None
     return Page(items=[DeliveryOut.model_validate(row) for row in shown], next=following)
+
+
+@router.get("/{endpoint_id}/deliveries/{webhook_id}", dependencies=[needs("webhooks:admin")])
+def get_delivery(here: Here, endpoint_id: str, webhook_id: str) -> LoggedDeliveryOut:
+    """Show one delivery: what was sent, and what the receiver answered to every try."""
+    with here.engine.connect() as connection:
+        store.get_endpoint(connection, endpoint_id)
+        delivery = _delivery_of(connection, endpoint_id, webhook_id)
+        tries = store.list_attempts(connection, webhook_id)
+    log = [AttemptOut.model_validate({**row, "response": row["response"].decode("utf-8", "replace")}) for row in tries]
+    return LoggedDeliveryOut.model_validate({**delivery, "body": delivery["body"].decode(), "log": log})
+
+
+def _delivery_of(connection: Connection, endpoint_id: str, webhook_id: str) -> store.Row:
+    """Refuse with 404 a delivery to another receiver, in the very words of one that is nowhere."""
+    delivery = store.get_delivery(connection, webhook_id)
+    if delivery["endpoint_id"] != endpoint_id:
+        raise store.NotFound(f"delivery: there is none with webhook-id {webhook_id!r}")
+    return delivery
+
+
+def _replay_errors(wanted: ReplayIn, now: datetime) -> list[FieldError]:
+    if wanted.webhook_id is not None:
+        return [
+            FieldError(pointer=f"/body/{name}", code="one_or_range", message=f"{name} does not go with webhook_id")
+            for name in ("since", "until")
+            if getattr(wanted, name) is not None
+        ]
+    if wanted.since is None:
+        message = "either webhook_id or since is needed; got neither"
+        return [FieldError(pointer="/body/since", code="one_or_range", message=message)]
+    length = (wanted.until or now) - wanted.since
+    if length <= timedelta(0):
+        message = f"since must lie before {'until' if wanted.until else 'now'}; got {rfc3339(wanted.since)}"
+        return [FieldError(pointer="/body/since", code="empty_range", message=message)]
+    if length > LONGEST_REPLAY:
+        message = f"the range may be up to {LONGEST_REPLAY.days} days; got {length / timedelta(days=1):.2f} days"
+        return [FieldError(pointer="/body/since", code="range_too_long", message=message)]
+    return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from service.alerts import rfc3339
 from service.store.audit_trail import append_audit
 from service.store.tables import Actor, NotFound, Row, all_rows, attempts, deliveries, endpoints, first_row
 
@@ -65,34 +65,38 @@ def list_attempts(connection: Connection, webhook_id: str) -> list[Row]:
 
 def replay(
     connection: Connection,
+    endpoint_id: str,
     *,
     at: datetime,
     actor: Actor,
-    webhook_ids: Iterable[str] | None = None,
-    endpoint_id: str | None = None,
-    failed_since: datetime | None = None,
+    webhook_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> int:
-    """Send finished deliveries again under their own webhook-id: some by id, or all failed ones since an instant."""
+    """Send an endpoint's finished deliveries again under their own webhook-id: one by id, or the failed ones of a time.
+
+    The time is when they failed, `since` included and `until` not. One that is still on its way stays as it is.
+    """
     row = deliveries.c
-    if webhook_ids is not None:
-        where = sa.and_(row.webhook_id.in_(list(webhook_ids)), row.state.in_(("failed", "delivered")))
+    where = [row.endpoint_id == endpoint_id]
+    if webhook_id is not None:
+        where += [row.webhook_id == webhook_id, row.state.in_(("failed", "delivered"))]
     else:
-        where = row.state == "failed"
-    if endpoint_id is not None:
-        where = sa.and_(where, row.endpoint_id == endpoint_id)
-    if failed_since is not None:
-        where = sa.and_(where, row.finished_at >= failed_since)
+        where.append(row.state == "failed")
+    if since is not None:
+        where.append(row.finished_at >= since)
+    if until is not None:
+        where.append(row.finished_at < until)
     again = {"state": "pending", "attempts": 0, "next_attempt_at": None, "finished_at": None}
-    sent = connection.execute(sa.update(deliveries).where(where).values(again)).rowcount
-    append_audit(
-        connection,
-        at=at,
-        actor=actor,
-        action="delivery.replayed",
-        subject=endpoint_id or "",
-        after={"deliveries": sent},
-    )
+    sent = connection.execute(sa.update(deliveries).where(*where).values(again)).rowcount
+    asked = {"webhook_id": webhook_id} if webhook_id else {"since": _text(since), "until": _text(until)}
+    after = {"deliveries": sent, **asked}
+    append_audit(connection, at=at, actor=actor, action="delivery.replayed", subject=endpoint_id, after=after)
     return sent
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else rfc3339(instant)
 
 
 def delivery_figures(connection: Connection) -> dict[str, Any]:

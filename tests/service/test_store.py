@@ -310,11 +310,12 @@ def test_failed_deliveries_are_replayed_under_their_own_id(engine: Engine) -> No
         connection.execute(sa.update(store.deliveries).values(state="failed", attempts=10, finished_at=T0 + DAY))
         (before,) = store.list_deliveries(connection)
 
-        old = store.replay(connection, at=T0, actor=PERSON, endpoint_id=endpoint_id, failed_since=T0 + 2 * DAY)
-        sent = store.replay(connection, at=T0, actor=PERSON, endpoint_id=endpoint_id, failed_since=T0)
+        old = store.replay(connection, endpoint_id, at=T0, actor=PERSON, since=T0 + 2 * DAY)
+        late = store.replay(connection, endpoint_id, at=T0, actor=PERSON, since=T0, until=T0 + DAY)
+        sent = store.replay(connection, endpoint_id, at=T0, actor=PERSON, since=T0 + DAY, until=T0 + 2 * DAY)
         (after,) = store.list_deliveries(connection)
 
-    assert (old, sent) == (0, 1)
+    assert (old, late, sent) == (0, 0, 1)
     assert (after["webhook_id"], after["state"], after["attempts"]) == (before["webhook_id"], "pending", 0)
 
 

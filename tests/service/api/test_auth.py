@@ -29,7 +29,10 @@ SCOPES = {
     ("POST", "/api/v1/webhooks"): "webhooks:admin",
     ("DELETE", "/api/v1/webhooks/{endpoint_id}"): "webhooks:admin",
     ("POST", "/api/v1/webhooks/{endpoint_id}/test"): "webhooks:admin",
+    ("POST", "/api/v1/webhooks/{endpoint_id}/rotate"): "webhooks:admin",
+    ("POST", "/api/v1/webhooks/{endpoint_id}/replay"): "webhooks:admin",
     ("GET", "/api/v1/webhooks/{endpoint_id}/deliveries"): "webhooks:admin",
+    ("GET", "/api/v1/webhooks/{endpoint_id}/deliveries/{webhook_id}"): "webhooks:admin",
     ("GET", "/api/v1/quarantine"): "gates:read",
     ("GET", "/api/v1/models"): "models:read",
 }
@@ -43,7 +46,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 def call(client: TestClient, method: str, path: str) -> Any:
-    for name in ("gate_id", "alert_id", "endpoint_id"):
+    for name in ("gate_id", "alert_id", "endpoint_id", "webhook_id"):
         path = path.replace("{" + name + "}", "nothing")
     return client.request(method, path, follow_redirects=False)
 
