@@ -25,7 +25,7 @@ from service.store.endpoint import (
     live_secrets,
     rotate_secret,
 )
-from service.store.event import ping_endpoint, publish, send_to
+from service.store.event import ping_endpoint, publish
 from service.store.forecast import last_scoring_run, latest_forecast, load_gates, save_forecasts, save_scoring_run, scored_gates
 from service.store.key import add_api_key, find_api_key, list_api_keys, revoke_api_key, touch_api_key
 from service.store.notice import open_notices, save_notice
@@ -111,7 +111,6 @@ __all__ = [
     "save_scoring_run",
     "scored_gates",
     "scoring_runs",
-    "send_to",
     "touch_api_key",
     "unresolved_alerts",
 ]

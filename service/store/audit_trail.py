@@ -38,11 +38,9 @@ def append_audit(
     )
 
 
-def list_audit(connection: Connection, *, subject: str | None = None, limit: int = 500, before: int | None = None) -> list[Row]:
-    """Audit rows, newest first; `before` is the audit_id of the last one seen."""
+def list_audit(connection: Connection, *, subject: str | None = None, limit: int = 500) -> list[Row]:
+    """Audit rows, newest first."""
     query = sa.select(audit)
     if subject is not None:
         query = query.where(audit.c.subject == subject)
-    if before is not None:
-        query = query.where(audit.c.audit_id < before)
     return all_rows(connection.execute(query.order_by(audit.c.audit_id.desc()).limit(limit)))

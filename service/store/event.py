@@ -29,16 +29,14 @@ def publish(connection: Connection, event: Event) -> int:
     return event_sequence
 
 
-def send_to(connection: Connection, event: Event, endpoint_id: str) -> str:
-    """Append an event that is for one endpoint only (a ping), whatever the endpoint's state; return its webhook-id."""
+def ping_endpoint(connection: Connection, endpoint_id: str, at: datetime) -> str:
+    """Queue a signed `endpoint.ping`, whose acceptance makes an unverified endpoint active; return the webhook-id.
+
+    It is for this endpoint only, whatever the endpoint's state.
+    """
     endpoint = get_endpoint(connection, endpoint_id)
+    event = endpoint_event("endpoint.ping", endpoint_id, at, {})
     return _enqueue(connection, event, _append_event(connection, event), endpoint)
-
-
-def ping_endpoint(connection: Connection, endpoint_id: str, at: datetime, data: Row | None = None) -> str:
-    """Queue a signed `endpoint.ping`, whose acceptance makes an unverified endpoint active; return the webhook-id."""
-    event = endpoint_event("endpoint.ping", endpoint_id, at, data or {})
-    return send_to(connection, event, endpoint_id)
 
 
 def _append_event(connection: Connection, event: Event) -> int:
