@@ -76,17 +76,16 @@ def list_endpoints(connection: Connection) -> list[Row]:
 def change_endpoint(
     connection: Connection, endpoint_id: str, values: Row, *, at: datetime, actor: Actor, reason: str = ""
 ) -> Row:
-    """Change some of an endpoint's fields (its state: active or disabled); return the endpoint as it is now."""
+    """Change how an endpoint stands (its state: active or disabled); return the endpoint as it is now."""
     before = get_endpoint(connection, endpoint_id)
-    allowed = {"url", "description", "event_types", "locale", "state", "disabled_reason", "verified_at"}
-    allowed |= {"first_failure_at", "last_success_at"}
+    allowed = {"state", "disabled_reason", "verified_at", "first_failure_at", "last_success_at"}
     if unknown := sorted(set(values) - allowed):
         raise ValueError(f"endpoint: allowed are {', '.join(sorted(allowed))}; got {', '.join(unknown)}")
     new = dict(values)
     if new.get("state") == "active":
         new |= {"disabled_reason": None, "first_failure_at": None}
     connection.execute(sa.update(endpoints).where(endpoints.c.endpoint_id == endpoint_id).values(new))
-    shown = sorted({"url", "description", "event_types", "locale", "state", "disabled_reason"} & set(new))
+    shown = sorted({"state", "disabled_reason"} & set(new))
     if shown:
         append_audit(
             connection,
