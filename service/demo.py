@@ -54,6 +54,7 @@ EVALUABLE_AFTER_D = 31
 
 LARGEST_FALSE = 2
 CATCH_UP_SECONDS = 60.0
+STALLED_SECONDS = 5.0
 
 
 class DemoFailed(SluicewatchError):
@@ -180,6 +181,7 @@ class _Demo:
             self._replay_history()
         with self._timed("live"):
             self._go_live()
+        self._settle()
         self._count()
         self._tell()
         self.summary.seconds["total"] = round(time.monotonic() - self.begun, 1)
@@ -279,7 +281,10 @@ class _Demo:
         self.console.print(f"console: [link]{self.console_url}[/link]   API reference: {self.console_url}/docs")
         self.console.print(f"key for console and API, valid until the demo ends: {self.key}")
 
-        self.publisher = FleetPublisher(fleet_messages(self.fleet, self.readings, live_from=self.live_from))
+        gateways = fleet_messages(
+            self.fleet, self.readings, batch=timedelta(hours=3), live_from=self.live_from, live_batch=timedelta(minutes=15)
+        )
+        self.publisher = FleetPublisher(gateways)
         self.publisher.connect(self.broker.url)
         self.stack.callback(self.publisher.close)
 
@@ -344,13 +349,22 @@ class _Demo:
         self.publisher.publish_until(now - timedelta(milliseconds=1))
         if not settle:
             return
-        self.publisher.wait_acknowledged(CATCH_UP_SECONDS)
-        deadline = time.monotonic() + CATCH_UP_SECONDS
-        while self._tallies().get("readings_received", 0) < self.publisher.rows_acknowledged and time.monotonic() < deadline:
-            self.processes.check()
-            time.sleep(0.05)
+        self._settle()
         while self.work_orders and self.work_orders[0]["known_at"] < now:
             self._hand_in(self.work_orders.pop(0))
+
+    def _settle(self) -> None:
+        """Wait until everything published is acknowledged and stored, or until nothing more comes in."""
+        self.publisher.wait_acknowledged(CATCH_UP_SECONDS)
+        stored, moved_at = -1, time.monotonic()
+        while time.monotonic() - moved_at < STALLED_SECONDS:
+            now_stored = self._tallies().get("readings_received", 0)
+            if now_stored >= self.publisher.rows_acknowledged:
+                return
+            if now_stored != stored:
+                stored, moved_at = now_stored, time.monotonic()
+            self.processes.check()
+            time.sleep(0.05)
 
     def _hand_in(self, order: Mapping[Any, Any]) -> None:
         record = {name: order[name] for name in ("gate_id", "component", "kind", "failure_mode", "finding") if order[name]}

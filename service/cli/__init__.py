@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.errors import BadInput, SluicewatchError
-from service.cli import data, people, running, science
+from service.cli import benches, data, people, running, science
 from service.cli.parts import option
 
 
@@ -54,6 +54,7 @@ for command in (
     science.backtest,
     science.evaluate,
     science.models_group,
+    benches.bench_group,
     people.keys_group,
     people.quarantine_group,
 ):

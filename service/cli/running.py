@@ -44,6 +44,8 @@ def demo(**settings: Any) -> None:
 
     from service.demo import Settings, run_demo
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a script started us with Ctrl-C switched off
+        signal.signal(number, signal.default_int_handler)
     try:
         run_demo(Settings(**settings), Console(stderr=settings["exit_when_delivered"], soft_wrap=True, highlight=False))
     except KeyboardInterrupt:

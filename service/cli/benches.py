@@ -1,0 +1,114 @@
+"""Command of whoever wants to know how fast it is here: `bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.parts import counted_progress, make_folder, option
+
+if TYPE_CHECKING:
+    from service.bench.report import Figure
+
+out_option = option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write the figures here (JSON).")
+days_option = option("--days", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Days of the fleet.")
+
+
+def _repeats(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return option("--repeats", type=click.IntRange(1, 1000), default=default, show_default=True, help="Runs of each kind.")
+
+
+def _gates(fewest: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return option("--gates", type=click.IntRange(fewest, 10_000), default=24, show_default=True, help="Gates of the fleet.")
+
+
+@click.group(name="bench", invoke_without_command=True)
+@out_option
+@click.pass_context
+def bench_group(context: click.Context, out: Path | None) -> None:
+    """Measure how fast the service is on this machine; without a command, everything (some minutes).
+
+    \b
+    sluicewatch bench --out bench.json
+    """
+    if context.invoked_subcommand is None:
+        _tell([*_ingest(20_000, 5), *_simulate(24, 60, 3), *_score(24, 60, 5)], out)
+    elif out is not None:
+        context.default_map = {context.invoked_subcommand: {"out": out}}
+
+
+@bench_group.command()
+@option("--messages", type=click.IntRange(10, 1_000_000), default=20_000, show_default=True, help="Messages of a run.")
+@_repeats(5)
+@out_option
+def ingest(messages: int, repeats: int, out: Path | None) -> None:
+    """Messages over MQTT, stored before they are acknowledged, against a subscriber that does nothing.
+
+    Needs Mosquitto. TMPDIR says on which disk the database is.
+
+    \b
+    sluicewatch bench ingest --messages 20000 --repeats 5
+    """
+    _tell(_ingest(messages, repeats), out)
+
+
+@bench_group.command()
+@_gates(2)
+@days_option
+@_repeats(3)
+@out_option
+def simulate(gates: int, days: int, repeats: int, out: Path | None) -> None:
+    """Seconds to simulate a fleet as a dataset folder, and how they grow with its gates.
+
+    \b
+    sluicewatch bench simulate --gates 24 --days 60
+    """
+    _tell(_simulate(gates, days, repeats), out)
+
+
+@bench_group.command()
+@_gates(1)
+@days_option
+@_repeats(5)
+@out_option
+def score(gates: int, days: int, repeats: int, out: Path | None) -> None:
+    """Gates a second on a scoring day, and forecasts against the bare trees on the same rows.
+
+    \b
+    sluicewatch bench score --gates 24 --days 60
+    """
+    _tell(_score(gates, days, repeats), out)
+
+
+def _ingest(messages: int, repeats: int) -> list[Figure]:
+    from service.bench.ingest import bench_ingest
+
+    with counted_progress("ingest") as progress:
+        return bench_ingest(messages, repeats, progress)
+
+
+def _simulate(gates: int, days: int, repeats: int) -> list[Figure]:
+    from service.bench.simulate import bench_simulate
+
+    with counted_progress("simulate") as progress:
+        return bench_simulate(gates, days, repeats, progress)
+
+
+def _score(gates: int, days: int, repeats: int) -> list[Figure]:
+    from service.bench.score import bench_score
+
+    with counted_progress("score") as progress:
+        return bench_score(gates, days, repeats, progress)
+
+
+def _tell(figures: list[Figure], out: Path | None) -> None:
+    from service.bench.report import document, machine, table
+
+    on = machine()
+    click.echo(table(figures, on))
+    if out is not None:
+        make_folder(out)
+        out.write_text(document(figures, on), encoding="utf-8")
