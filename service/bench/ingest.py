@@ -1,0 +1,159 @@
+"""Bench of ingest: decoded, validated and on disk before it is acknowledged, against a subscriber that does nothing.
+
+Broker, publisher and subscriber are processes of their own on this machine, new for every run; the kinds of run follow
+each other A B C A B C, so that a slow minute meets all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline import historian
+from pipeline.readings import Channel, split_name
+from service import store
+from service.bench.messages import COMPONENTS, GATES, UNITS
+from service.bench.report import BenchError, Figure, ratio
+from service.broker import start_broker, tied
+
+READINGS_TOGETHER = 30
+SETTLE_S = 0.3
+"""From the subscriber's word to the first message, so that the broker knows of the subscription."""
+END_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One kind of run; `readings` is how many there are in a message."""
+
+    named: str
+    messages: int
+    readings: int = 1
+    stores: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How long one run took, and how many readings the historian has after it (none for the bare subscriber)."""
+
+    seconds: float
+    stored: int
+
+
+def bench_ingest(messages: int = 20_000, repeats: int = 5, progress: Callable[[int, int], None] | None = None) -> list[Figure]:
+    """Measure ingest; with readings in arrays a tenth of the messages is sent.
+
+    Raises
+    ------
+    BenchError
+        Not every reading was stored.
+    BrokerStartError
+        Mosquitto is not on this machine.
+    """
+    bare = Run("bare paho subscriber (loop_forever, automatic ack, empty callback), QoS 1", messages, stores=False)
+    single = Run("ingest of 1 reading a message, QoS 1, durable before its ack", messages)
+    arrays = Run(f"ingest of {READINGS_TOGETHER} readings a message", max(1, messages // 10), READINGS_TOGETHER)
+    runs = (bare, single, arrays)
+    outcomes: dict[Run, list[Outcome]] = {run: [] for run in runs}
+    with tempfile.TemporaryDirectory(prefix="sluicewatch-bench-") as name:
+        empty = Path(name) / "empty.sqlite"
+        _prepare(empty)
+        for number in range(repeats * len(runs)):
+            run = runs[number % len(runs)]
+            outcomes[run].append(_measure(run, empty, Path(name) / f"{number}"))
+            if progress is not None:
+                progress(number + 1, repeats * len(runs))
+    received, one, many = (_figure(run, outcomes[run]) for run in runs)
+    return [received, one, ratio(one, received), many, ratio(many, one)]
+
+
+def _figure(run: Run, outcomes: Sequence[Outcome]) -> Figure:
+    sent = run.messages * run.readings
+    rates = tuple(sent / outcome.seconds for outcome in outcomes)
+    counts = {"messages": run.messages, "sent": sent}
+    if run.stores:
+        counts["stored"] = min(outcome.stored for outcome in outcomes)
+    return Figure("ingest", run.named, "readings/s", rates, counts=counts)
+
+
+def _measure(run: Run, empty: Path, folder: Path) -> Outcome:
+    folder.mkdir()
+    database = folder / "historian.sqlite"
+    shutil.copy(empty, database)
+    where = [_url(database)] if run.stores else []
+    with (
+        start_broker(folder / "broker", kind="mosquitto") as broker,
+        _child("publisher", str(broker.port), str(run.messages), str(run.readings)) as publisher,
+        _child("subscriber", str(broker.port), str(run.messages), *where) as subscriber,
+    ):
+        _hear(publisher)
+        _hear(subscriber)
+        time.sleep(SETTLE_S)
+        assert publisher.stdin is not None
+        publisher.stdin.write("\n")
+        publisher.stdin.flush()
+        started, ended = float(_hear(publisher)), float(_hear(subscriber))
+        subscriber.wait(END_S)
+        publisher.wait(END_S)
+    stored, sent = _count(database), run.messages * run.readings
+    if run.stores and stored != sent:
+        raise BenchError(f"bench ingest: {sent} readings were sent and {stored} stored")
+    return Outcome(ended - started, stored)
+
+
+def _prepare(database: Path) -> None:
+    """Make the historian that every run starts with: migrated, with its gates and channels, without a reading."""
+    engine = historian.connect(_url(database))
+    store.migrate(engine)
+    gates = [{"gate_id": f"G{gate}", "station_id": f"S{gate // 10}"} for gate in range(GATES)]
+    names = [(*split_name(name), unit) for name, unit in UNITS.items()]
+    channels = [
+        Channel(gate["gate_id"], component, quantity, unit, point)
+        for gate in gates
+        for component in COMPONENTS
+        for point, quantity, unit in names
+    ]
+    with historian.writing(engine) as connection:
+        connection.execute(sa.insert(historian.gates), gates)
+        historian.declare_channels(connection, channels)
+    engine.dispose()
+
+
+def _count(database: Path) -> int:
+    engine = historian.connect(_url(database))
+    with engine.connect() as connection:
+        stored = connection.scalar(sa.select(sa.func.count()).select_from(historian.readings))
+    engine.dispose()
+    return int(stored or 0)
+
+
+def _url(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+@contextmanager
+def _child(module: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    command = tied([sys.executable, "-m", f"service.bench.{module}", *words])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise BenchError("bench ingest: a publisher or subscriber ended early; its own words are above")
+    return line.strip()

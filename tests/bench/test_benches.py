@@ -1,0 +1,121 @@
+"""The benches in their smallest size: they measure what they say, and all that was sent arrives. Nothing about seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from service.bench.messages import publish_packets
+from service.bench.report import Figure, document, ratio, table
+from service.cli import main
+
+FIELDS = {"bench", "measured", "against", "unit", "median", "low", "high", "values", "counts"}
+
+
+def figures(*arguments: str, out: Path) -> list[dict[str, Any]]:
+    """The figures that a bench writes, after a look at what every bench promises."""
+    answer = CliRunner().invoke(main, ["bench", *arguments, "--out", str(out)], catch_exceptions=False)
+
+    assert answer.exit_code == 0, answer.output
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert {"cores", "python", "mosquitto", "paho-mqtt", "scikit-learn"} <= set(written["machine"])
+    assert f"python {written['machine']['python']}" in answer.stdout
+    for figure in written["figures"]:
+        assert set(figure) == FIELDS
+        assert figure["low"] <= figure["median"] <= figure["high"]
+        assert figure["measured"] in answer.stdout
+        assert figure["against"] in answer.stdout
+    return list(written["figures"])
+
+
+def positive(figure: Mapping[str, Any]) -> bool:
+    return all(value > 0 for value in figure["values"])
+
+
+@pytest.mark.broker
+@pytest.mark.usefixtures("mosquitto_program")
+def test_the_ingest_bench_stores_every_reading_it_sends(tmp_path: Path) -> None:
+    bare, single, of_bare, arrays, of_single = figures("ingest", "--messages", "300", "--repeats", "1", out=tmp_path / "f.json")
+
+    assert single["counts"] == {"messages": 300, "sent": 300, "stored": 300}
+    assert arrays["counts"] == {"messages": 30, "sent": 900, "stored": 900}
+    assert of_bare["against"] == bare["measured"]
+    assert of_bare["values"] == [one / other for one, other in zip(single["values"], bare["values"], strict=True)]
+    assert of_single["against"] == single["measured"]
+    assert all(positive(figure) and len(figure["values"]) == 1 for figure in (bare, single, of_bare, arrays, of_single))
+
+
+def test_the_simulator_bench_tells_how_time_grows_with_the_gates(tmp_path: Path) -> None:
+    one, two, exponent = figures("simulate", "--gates", "2", "--days", "2", "--repeats", "2", out=tmp_path / "f.json")
+
+    assert (one["measured"], two["measured"]) == ("1 gates x 2 days", "2 gates x 2 days")
+    assert positive(one)
+    assert positive(two)
+    assert (exponent["unit"], len(exponent["values"])) == ("exponent", 2)
+
+
+def test_the_scoring_bench_scores_every_gate_and_forecasts_every_row(tmp_path: Path) -> None:
+    day, layer, bare, of_bare = figures("score", "--gates", "2", "--days", "22", "--repeats", "2", out=tmp_path / "f.json")
+
+    assert day["counts"] == {"gates": 2, "scored": 2}
+    assert layer["counts"]["forecasts"] == layer["counts"]["rows"] > 0
+    assert of_bare["against"] == bare["measured"]
+    assert all(positive(figure) for figure in (day, layer, bare, of_bare))
+
+
+def test_out_may_stand_before_the_bench_too(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "f.json"
+
+    answer = CliRunner().invoke(
+        main, ["bench", "--out", str(out), "simulate", "--gates", "2", "--days", "1", "--repeats", "1"], catch_exceptions=False
+    )
+
+    assert answer.exit_code == 0, answer.output
+    assert len(json.loads(out.read_text(encoding="utf-8"))["figures"]) == 3
+
+
+def test_too_few_days_to_score_are_refused_in_one_line() -> None:
+    answer = CliRunner().invoke(main, ["bench", "score", "--days", "10"])
+
+    assert answer.exit_code == 2
+    assert answer.output.strip() == "sluicewatch: days: 5 repeats need at least 25; got 10"
+
+
+def test_a_ratio_pairs_the_repeats_before_it_takes_the_median() -> None:
+    ours = Figure("ingest", "ours", "readings/s", (10.0, 30.0, 100.0))
+    bare = Figure("ingest", "bare", "readings/s", (20.0, 30.0, 50.0))
+
+    found = ratio(ours, bare)
+
+    assert found.values == (0.5, 1.0, 2.0)
+    assert (found.median, found.against) == (1.0, "bare")
+    assert "ours, against bare" in table([found], {"cores": 2})
+    assert json.loads(document([found], {"cores": 2}))["figures"][0]["low"] == 0.5
+
+
+def test_packets_are_what_mqtt_3_1_1_says() -> None:
+    (packet,) = publish_packets(1, 30)
+    stream = io.BytesIO(packet)
+
+    kind = stream.read(1)[0]
+    length = shift = 0
+    while True:  # the decoder of MQTT 3.1.1, 2.2.3
+        (byte,) = stream.read(1)
+        length += (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    body = stream.read()
+    topic = body[2 : 2 + int.from_bytes(body[:2], "big")]
+    payload = json.loads(body[4 + len(topic) :])
+
+    assert (kind >> 4, kind & 0b110) == (3, 0b010)  # PUBLISH at QoS 1
+    assert length == len(body)
+    assert topic == b"sluicewatch/v1/S0/G0/motor/telemetry"
+    assert len(payload["readings"]) == 30
