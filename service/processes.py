@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import SluicewatchError
+from pipeline.errors import BadInput, SluicewatchError
 from service.broker import tied
 
 STOP_SECONDS = 15.0
@@ -65,12 +65,14 @@ class Processes:
         self._children.append(_Child(name, process, log))
 
     def check(self) -> None:
-        """Raise `ProcessDied` when a child is gone."""
+        """Raise `ProcessDied` when a child is gone, `BadInput` when it refused its settings."""
         for child in self._children:
             code = child.process.poll()
             if code is not None:
                 lines = _last_lines(child.log)
-                raise ProcessDied(f"{child.name} ended with code {code}" + (f": {lines}" if lines else ""))
+                # 2 is how a command refuses what a person gave it; so it is our refusal, too
+                kind = BadInput if code == 2 else ProcessDied
+                raise kind(f"{child.name} ended with code {code}" + (f": {lines}" if lines else ""))
 
     def wait_until_answers(self, url: str, seconds: float) -> None:
         """Return when `url` answers 200; raise `ProcessDied` when a child ends first or the time runs out."""

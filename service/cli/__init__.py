@@ -24,6 +24,11 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            click.echo(f"sluicewatch: {error.format_message()}", err=True)
+            ctx.exit(2)
         except SluicewatchError as error:
             click.echo(f"sluicewatch: {error}", err=True)
             ctx.exit(2 if isinstance(error, BadInput) else 1)

@@ -47,6 +47,8 @@ def demo(**settings: Any) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a script started us with Ctrl-C switched off
         signal.signal(number, signal.default_int_handler)
+    if settings["port"] is not None:
+        refuse_taken("127.0.0.1", settings["port"])
     try:
         run_demo(Settings(**settings), Console(stderr=settings["exit_when_delivered"], soft_wrap=True, highlight=False))
     except KeyboardInterrupt:

@@ -55,6 +55,8 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "mqtt://127.0.0.1:{closed}"), "mqtt: cannot reach"),
         (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "127.0.0.1"), "mqtt"),
         (("deliver", "--database", "sqlite:///{tmp}/d.sqlite", "--webhook-allow-cidrs", "ten"), "webhook_allow_cidrs"),
+        (("demo", "--port", "{taken}"), "port: cannot listen on 127.0.0.1:"),
+        (("demo", "--history-days", "3"), "45<=x<=365"),
         (("train", "{tmp}", "--name", "x", "--registry", "{tmp}/r"), "dataset.json is missing"),
         (("backtest", "{tmp}/n", "--from", "2024-01-01", "--to", "2024-02-01", "--out", "{tmp}/f"), "does not exist"),
         (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f"), "does not exist"),
