@@ -5,7 +5,7 @@ import pytest
 from models.forecast import Forecaster, Settings, fit
 from tests.models import fleet
 
-SMALL = Settings(trees=50, learning_rate=0.12, healthy_rows=4000)
+SMALL = Settings(trees=50, fewest_trees=50, learning_rate=0.12, healthy_rows=4000)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-QUICK = Settings(trees=20, learning_rate=0.15, healthy_rows=2000)
+QUICK = Settings(trees=20, fewest_trees=20, learning_rate=0.15, healthy_rows=2000)
 
 
 @pytest.fixture(scope="module")
