@@ -85,7 +85,7 @@ MIN_CYCLE_DAYS = 10
 MAX_IDLE_DAYS = 7
 BASELINE_DAYS = 30
 _BASELINE_AGES = (0, 10, 15, 20, 30)
-"""The baseline is fitted anew at these ages of the cycle (days), and is final at 30."""
+"""The baseline is fitted anew at these ages of the cycle (days), and is final at 30; before 10 days there is none."""
 
 OPEN_REPAIR_DAYS = 7
 """A repair whose end is not on record counts as ended after this long."""
@@ -350,11 +350,11 @@ class _GateView:
         found = {
             group: {name: np.full((len(names), len(self.at)), np.nan) for name in _TREND} for group, names in channels.items()
         }
-        for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True)}):
+        for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
             wanted = (start == cycle_ms) & (fitted_at == fit)
-            until = cycle_ms + (max(_BASELINE_AGES[fit], 1)) * DAY_MS
             in_cycle = self.started >= cycle_ms
-            in_baseline = in_cycle & (self.started < min(until, int(self.at[wanted].max())))
+            # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
+            in_baseline = in_cycle & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
             for group, names in channels.items():
                 for row, name in enumerate(names):
                     deviation, scatter = self._deviation(name, group, in_cycle, in_baseline)

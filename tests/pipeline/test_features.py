@@ -111,10 +111,10 @@ def test_a_row_knows_nothing_of_later_readings_and_records() -> None:
 
 
 def test_the_newest_row_alone_is_the_row_that_training_uses() -> None:
-    worn = history(gate_readings(worn_from=45), maintenance(("motor", "repair", midnight(20), midnight(21))))
+    worn = history(gate_readings(worn_from=45), maintenance(("motor", "repair", midnight(20), midnight(20) + timedelta(hours=9))))
     every = features.build(worn, [midnight(day) for day in range(1, DAYS + 1)])
 
-    for day in (3, 11, 16, 22, 34, 40, 60, DAYS):
+    for day in (3, 11, 16, 21, 22, 34, 40, 60, DAYS):
         alone = features.build(worn, [midnight(day)])
         among = every[every["as_of"] == pd.Timestamp(midnight(day))].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, among, rtol=0, atol=1e-9)
