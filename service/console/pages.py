@@ -18,7 +18,12 @@ from service.api.auth import Principal
 from service.api.context import Context, Here, context_of
 from service.api.problems import Problem, field_errors
 from service.api.schemas import ResolveIn
-from service.console import session, views
+from service.console import session
+from service.console.views.alert import alert_page
+from service.console.views.gate import gate_page
+from service.console.views.overview import overview
+from service.console.views.parts import SHAPES
+from service.console.views.strip import system_strip
 from service.console.words import LANGUAGES, Words, choose_language
 
 router = APIRouter(include_in_schema=False)
@@ -34,7 +39,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals |= {"shape_of": views.SHAPES, "languages": LANGUAGES, "findings": FINDINGS}
+_templates.globals |= {"shape_of": SHAPES, "languages": LANGUAGES, "findings": FINDINGS}
 
 
 class SignInNeeded(SluicewatchError):
@@ -131,7 +136,7 @@ def sign_out(request: Request, here: Here, form: Form) -> Response:
 def show_overview(request: Request, here: Here, who: Who, words: Speech) -> Response:
     """Show what needs doing and how every gate stands."""
     with here.engine.connect() as connection:
-        view = views.overview(connection, here.clock(), words, here.champion())
+        view = overview(connection, here.clock(), words, here.champion())
     return _page(request, "overview.html", words, who=who, view=view, strip=view.strip)
 
 
@@ -147,8 +152,8 @@ def show_gate(
     """Show a gate's vibration, temperature, forecast and history."""
     now, models = here.clock(), here.list_models()
     with here.engine.connect() as connection:
-        view = views.gate_page(connection, gate_id, now, int(days), words, models)
-        strip = views.strip(connection, now, words, here.champion())
+        view = gate_page(connection, gate_id, now, int(days), words, models)
+        strip = system_strip(connection, now, words, here.champion())
     if view is None:
         raise Problem("not_found", f"There is no gate {gate_id!r}.")
     return _page(request, "gate.html", words, who=who, view=view, strip=strip, days=int(days), ranges=RANGES_DAYS)
@@ -159,8 +164,8 @@ def show_alert(request: Request, here: Here, who: Who, words: Speech, alert_id: 
     """Show an alert: why, what to do, what happened so far."""
     now = here.clock()
     with here.engine.connect() as connection:
-        view = views.alert_page(connection, alert_id, now, words)
-        strip = views.strip(connection, now, words, here.champion())
+        view = alert_page(connection, alert_id, now, words)
+        strip = system_strip(connection, now, words, here.champion())
     return _page(request, "alert.html", words, who=who, view=view, strip=strip)
 
 

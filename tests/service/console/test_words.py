@@ -11,7 +11,7 @@ from pipeline.simulator import degradation
 from service import advice, events
 from service import alerts as life
 from service.console import words
-from service.console.views import percent
+from service.console.views.parts import percent
 from service.console.words import Words
 
 EN, ZH = words.catalogue("en"), words.catalogue("zh-CN")
