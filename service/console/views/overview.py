@@ -31,7 +31,6 @@ class Cell:
     look: str
     word: str
     detail: str
-    data_stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,6 @@ class Station:
     """One station's row of the fleet grid."""
 
     name: str
-    river: str
     cells: tuple[Cell, ...]
 
 
@@ -60,7 +58,6 @@ class Overview:
     strip: tuple[StripItem, ...]
     counts: Mapping[str, int]
     without_verdict: int
-    gates: int
     actions: tuple[ActionRow, ...]
     actions_left_out: int
     nothing_to_do: str
@@ -77,16 +74,14 @@ def overview(connection: Connection, now: datetime, words: Words, champion: Mode
     unresolved.sort(key=lambda alert: [*queries.urgency(alert)[:3], -alert.p_14d])
     unresolved = unresolved[:ACTIONS_SHOWN]
     counts = store.count_alerts(connection)
-    gates = len(fleet.standings)
     without_verdict = sum(one.state in ("no_verdict", "stale") for one in fleet.standings.values())
     return Overview(
         strip=strip_of(connection, fleet, run, now, words, champion),
         counts={severity: counts[severity] for severity in reversed(SEVERITIES)},
         without_verdict=without_verdict,
-        gates=gates,
         actions=tuple(action(alert, fleet, now, words) for alert in unresolved),
         actions_left_out=max(0, sum(counts.values()) - len(unresolved)),
-        nothing_to_do=_nothing_to_do(run, gates - without_verdict, without_verdict, words),
+        nothing_to_do=_nothing_to_do(run, len(fleet.standings) - without_verdict, without_verdict, words),
         notices=tuple(_notice(notice, fleet, now, words) for notice in store.open_notices(connection)[:NOTICES_SHOWN]),
         stations=_stations(fleet, words),
     )
@@ -121,7 +116,6 @@ def _stations(fleet: Fleet, words: Words) -> tuple[Station, ...]:
     return tuple(
         Station(
             name=fleet.station_name(cells[station_id][0].gate_id, words),
-            river=fleet.station(station_id)["river"] or "",
             cells=tuple(cells[station_id]),
         )
         for station_id in sorted(cells, key=along_the_river)
@@ -138,4 +132,4 @@ def _cell(one: GateStanding, name: str, words: Words) -> Cell:
         detail = words("fleet.probability", percent=percent(one.forecast["p_14d"]))
     else:
         detail = ""
-    return Cell(one.gate["gate_id"], name, look_of(one), word_of(one, words), detail, one.data_stale)
+    return Cell(one.gate["gate_id"], name, look_of(one), word_of(one, words), detail)
