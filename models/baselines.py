@@ -42,11 +42,10 @@ def zone_limit(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trend(rows: pd.DataFrame) -> pd.DataFrame:
-    """Extrapolate the deviation from the own baseline along its 14-day slope to a limit; 0.5 when that is 14 days off."""
+    """Extrapolate the deviation from the own baseline along its 14-day slope; 0.5 when it meets the limit in 14 days."""
     deviation = rows["vibration_dev"].to_numpy(dtype=np.float64)
-    slope = rows["vibration_slope_14d"].to_numpy(dtype=np.float64)
-    days_left = np.maximum(TREND_LIMIT - deviation, 0.0) / np.maximum(slope, 1e-4)
-    return _from_score(rows, 14.0 / (14.0 + days_left), "trend")
+    in_14_days = deviation + 14 * rows["vibration_slope_14d"].to_numpy(dtype=np.float64)
+    return _from_score(rows, _logistic(in_14_days - TREND_LIMIT), "trend")
 
 
 def ewma(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,13 +53,15 @@ def ewma(rows: pd.DataFrame) -> pd.DataFrame:
     ordered = rows.sort_values(["gate_id", "component", "as_of"])
     deviation = ordered["vibration_dev"].where(ordered["reason"] == "")
     smooth = deviation.groupby([ordered["gate_id"], ordered["component"]]).transform(_smooth)
-    with np.errstate(over="ignore"):
-        score = 1 / (1 + np.exp(-(smooth.reindex(rows.index).to_numpy(dtype=np.float64) - EWMA_LIMIT) / 0.2))
-    return _from_score(rows, score, "ewma")
+    return _from_score(rows, _logistic(smooth.reindex(rows.index).to_numpy(dtype=np.float64) - EWMA_LIMIT), "ewma")
 
 
 SCORES: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"zone_limit": zone_limit, "trend": trend, "ewma": ewma}
 """The baselines that need nothing but the rows."""
+
+
+def _logistic(above_limit: FloatArray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(above_limit / 0.2, -20, 20))))
 
 
 def _smooth(deviation: pd.Series) -> pd.Series:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.evaluate import table
+from models.policy import ENOUGH_GATE_YEARS
 
 _FIGURES = (
     ("Average precision at 14 days", "ap_14d", "{:.3f}"),
@@ -96,16 +97,19 @@ def _threshold(policy: Mapping[str, Any], mark: str) -> str:
         f"A case opens when p_14d reaches {policy['open_at']:.3f} on {policy['days_to_open']} of the last "
         f"{policy['days_looked_at']} scored days. "
     )
-    if not policy["calibrated_here"]:
+    if policy["tuned_gate_years"] < ENOUGH_GATE_YEARS:
         return rule + (
-            f"**Not calibrated here**: {policy['tuned_gate_years']:.1f} gate-years are too few to tune it (60 are needed), "
-            "so this is the shipped threshold."
+            f"**Not calibrated here**: {policy['tuned_gate_years']:.1f} gate-years are too few to tune it "
+            f"({ENOUGH_GATE_YEARS:g} are needed), so this is the shipped threshold."
         )
-    return rule + (
+    tuned = (
         f"Tuned on {policy['tuned_gate_years']:.1f} gate-years{mark} of gates the forecasts had not learnt from, to a budget "
         f"of {policy['budget_per_gate_year']:g} false alarms per gate-year (90 % upper bound); it made "
         f"{policy['tuned_false_alarms']} there."
     )
+    if not policy["calibrated_here"]:
+        tuned += ' On real gates it counts as "not yet calibrated here" until it is tuned on their own history.'
+    return rule + tuned
 
 
 def _weaknesses(report: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.labels import FloatArray, History, IntArray, label, outcome
-from models.policy import BUDGET_PER_GATE_YEAR, YEAR_DAYS, Alarm, Policy, Replay
+from models.policy import BUDGET_PER_GATE_YEAR, NEVER, THRESHOLDS, YEAR_DAYS, Alarm, Policy, Replay
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS
 
@@ -125,10 +125,10 @@ def evaluate(
 
 
 def _lowest_within(replay: Replay, budget_per_gate_year: float) -> Policy:
-    """Lowest threshold (steps of 0.1 of log-odds, from above) whose counted rate keeps the budget."""
-    chosen = Policy(0.99, budget_per_gate_year=budget_per_gate_year)
-    for log_odds in np.arange(np.log(99), -12, -0.1):
-        candidate = Policy(float(1 / (1 + np.exp(-log_odds))), budget_per_gate_year=budget_per_gate_year)
+    """Lowest threshold, searched from above, whose counted rate keeps the budget."""
+    chosen = Policy(NEVER, budget_per_gate_year=budget_per_gate_year)
+    for open_at in THRESHOLDS:
+        candidate = Policy(open_at, budget_per_gate_year=budget_per_gate_year)
         if replay.false_alarms(candidate) > budget_per_gate_year * replay.gate_years:
             break
         chosen = candidate

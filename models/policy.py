@@ -29,6 +29,11 @@ ENOUGH_GATE_YEARS = 60.0
 SHIPPED_OPEN_AT = 0.4
 """Threshold where neither this site nor a shipped model has one yet."""
 
+THRESHOLDS = tuple(float(1 / (1 + np.exp(-log_odds))) for log_odds in np.arange(12, -12, -0.1))
+"""Thresholds to choose from, falling: steps of 0.1 of log-odds."""
+
+NEVER = THRESHOLDS[0]
+
 EVIDENCE_DAYS = 28
 """An alarm is true when a failure follows within this many days of its start."""
 
@@ -371,16 +376,15 @@ def tune(
 ) -> Policy:
     """Choose the lowest threshold that keeps the budget on gates the model has not learnt from.
 
-    Thresholds are tried downward from 0.99 in steps of 0.1 of log-odds, and the first one whose 90 % upper bound passes
-    the budget ends the search. Below `enough_gate_years` the fallback is kept and the policy says that it is not
-    calibrated here.
+    Thresholds are tried downward in steps of 0.1 of log-odds, and the first one whose 90 % upper bound passes the budget
+    ends the search. Below `enough_gate_years` the fallback is kept and the policy says that it is not calibrated here.
     """
     gate_years = replay.gate_years
     chosen = Policy(fallback, budget_per_gate_year=budget_per_gate_year, tuned_gate_years=gate_years)
     if gate_years < enough_gate_years:
         return replace(chosen, tuned_false_alarms=replay.false_alarms(chosen))
-    for log_odds in np.arange(np.log(99), -12, -0.1):
-        candidate = replace(chosen, open_at=float(1 / (1 + np.exp(-log_odds))), calibrated_here=True)
+    for open_at in THRESHOLDS:
+        candidate = replace(chosen, open_at=open_at, calibrated_here=True)
         false_alarms = replay.false_alarms(candidate)
         if upper_bound_per_year(false_alarms, gate_years) > budget_per_gate_year:
             break

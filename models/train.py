@@ -25,7 +25,7 @@ from models.card import model_card
 from models.evaluate import evaluate, table
 from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
 from models.labels import FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
-from models.policy import BUDGET_PER_GATE_YEAR, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
+from models.policy import BUDGET_PER_GATE_YEAR, NEVER, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
 from pipeline.dataset import Dataset
 from pipeline.errors import BadInput
 from pipeline.features import FEATURES, from_dataset
@@ -258,7 +258,7 @@ def _test(
     if policy.calibrated_here:
         for name, forecasts in baselines.SCORES.items():
             replay = Replay(forecasts(teaching), history, observed_until)
-            tuned[name] = tune(replay, budget_per_gate_year=budget)
+            tuned[name] = tune(replay, budget_per_gate_year=budget, fallback=NEVER)
     per_day = -np.log1p(-min(rate, 0.99)) / 14
     return {"model": report} | _baselines(testing, history, observed_until, per_day, budget, tuned, seed)
 

@@ -44,10 +44,10 @@ def test_at_the_zone_limit_the_score_is_a_half():
 
 def test_a_trend_that_reaches_the_limit_in_14_days_scores_a_half():
     limit = np.log(2.5)
-    deviation, slope = [limit - 0.14, limit - 0.14, limit, 0.0], [0.01, 0.02, 0.0, -0.5]
+    deviation, slope = [limit - 0.14, limit + 0.2, limit, 0.0], [0.01, 0.0, -0.2 / 14, -0.5]
     forecasts = baselines.trend(rows(vibration_dev=deviation, vibration_slope_14d=slope))
 
-    assert motor_p_14d(forecasts) == pytest.approx([1 / 2, 2 / 3, 1.0, 0.0], abs=2e-3)
+    assert motor_p_14d(forecasts) == pytest.approx([0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0.0], abs=1e-6)
 
 
 def test_the_ewma_remembers_a_fifth_at_a_time_and_skips_days_without_verdict():
