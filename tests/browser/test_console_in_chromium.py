@@ -36,7 +36,7 @@ def test_a_gate_draws_three_charts_with_their_values(browse: Browse) -> None:
 
 
 def test_the_reference_is_drawn_without_any_other_host(browse: Browse, site: Site) -> None:
-    seen = browse("/docs", seconds=10)
+    seen = browse("/docs", seconds=25)
 
     shown = parse(seen.dom)
     described = httpx.get(f"http://127.0.0.1:{site.port}/openapi.json").json()["paths"]
