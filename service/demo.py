@@ -207,6 +207,7 @@ class _Demo:
             seed=self.settings.seed,
             start=START,
             hazard_scale=HAZARD_SCALE,
+            transport_faults=False,  # every reading is to be found in the store, and one with a wrong clock is refused
         )
         histories = [simulator.simulate_gate(self.fleet, gate_id) for gate_id in self.fleet.gate_ids]
         self.end = self.fleet.started_at + timedelta(days=shown)

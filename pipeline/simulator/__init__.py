@@ -1,7 +1,7 @@
 """Gates that wear out: a simulated fleet, as a dataset folder or as sensors that publish.
 
-Weather and duty are drawn first, wear follows from them, signals from all three, sensor faults come last; each layer has random
-streams of its own. The same seed and `VERSION` give the same bytes.
+Weather and duty are drawn first, wear follows from them, signals from all three, sensor faults and transport come last; each
+layer has random streams of its own. The same seed and `VERSION` give the same bytes.
 
 Examples
 --------
@@ -12,9 +12,7 @@ np.float64(1.0)
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,19 +22,34 @@ import pyarrow as pa
 
 from pipeline.dataset import write_readings, write_tables
 from pipeline.errors import BadInput
+from pipeline.simulator import scenarios
 from pipeline.simulator.data_card import data_card
 from pipeline.simulator.degradation import Life, live
 from pipeline.simulator.duty import Duty, make_duty
 from pipeline.simulator.fleet import Fleet, Gate, make_fleet
 from pipeline.simulator.maintenance import Record, Upkeep, records
-from pipeline.simulator.signals import observe
+from pipeline.simulator.parallel import each_gate
+from pipeline.simulator.signals import Scene, observe
 from pipeline.simulator.streams import Layer, stream
+from pipeline.simulator.transport import as_received
 from pipeline.simulator.truth import truth_table, write_truth
+from pipeline.simulator.waveforms import gate_bursts
 from pipeline.simulator.weather import Weather
+from pipeline.waveforms import Burst, burst_path, encode
 
-__all__ = ["VERSION", "Fleet", "GateHistory", "live_gate", "make_fleet", "simulate_gate", "write_dataset"]
+__all__ = [
+    "VERSION",
+    "Fleet",
+    "GateHistory",
+    "live_gate",
+    "make_fleet",
+    "simulate_gate",
+    "stream_bursts",
+    "stream_readings",
+    "write_dataset",
+]
 
-VERSION = "1"
+VERSION = "2"
 """Version of the simulated history: raised whenever the same seed gives other bytes."""
 
 MAINTENANCE_COLUMNS = [
@@ -75,9 +88,21 @@ class GateHistory:
 def live_gate(fleet: Fleet, gate: Gate) -> tuple[Weather, Duty, Life]:
     """The layers beneath the signals: fast, for questions about wear alone."""
     weather = fleet.weather(gate)
-    duty = make_duty(stream(fleet.seed, Layer.DUTY, gate.index), gate.calling, weather)
-    upkeep = Upkeep(fleet.seed, gate.index, fleet.preventive)
-    life = live(fleet.seed, gate.index, gate.constitution, weather, duty, upkeep, fleet.hazard_scale)
+    scenario, span = fleet.scenario, (fleet.start, fleet.days)
+    asked = scenarios.asked_factor(scenario, *span)
+    duty = make_duty(stream(fleet.seed, Layer.DUTY, gate.index), gate.calling, weather, asked)
+    overhaul_day = scenarios.overhaul_day(scenario, fleet.seed, gate.index, *span)
+    life = live(
+        fleet.seed,
+        gate.index,
+        gate.constitution,
+        weather,
+        duty,
+        Upkeep(fleet.seed, gate.index, fleet.preventive, overhaul_day),
+        fleet.hazard_scale,
+        corrosion=scenarios.corrosion(scenario, *span),
+        forced=fleet.failures_of(gate),
+    )
     return weather, duty, life
 
 
@@ -87,10 +112,26 @@ def simulate_gate(fleet: Fleet, gate_id: str) -> GateHistory:
     weather, duty, life = live_gate(fleet, gate)
     return GateHistory(
         gate_id=gate_id,
-        readings=observe(fleet, gate, weather, duty, life),
+        readings=observe(Scene(fleet, gate, weather, duty, life)),
         maintenance=records(gate_id, fleet.started_at, fleet.days, life.outages),
         truth=truth_table(gate_id, fleet.started_at, fleet.days, life),
     )
+
+
+def stream_readings(fleet: Fleet, gate_id: str, chunk_days: int = 7) -> Iterator[pd.DataFrame]:
+    """The readings of one gate, some days at a time: the same as those of `simulate_gate`, in little memory."""
+    gate = fleet.gate(gate_id)
+    scene = Scene(fleet, gate, *live_gate(fleet, gate))
+    for first_day in range(0, fleet.days, chunk_days):
+        yield observe(scene, first_day, min(first_day + chunk_days, fleet.days))
+
+
+def stream_bursts(fleet: Fleet, gate_id: str, chunk_days: int = 7) -> Iterator[tuple[str, Burst]]:
+    """The vibration bursts of one gate with their components, in order of time."""
+    gate = fleet.gate(gate_id)
+    scene = Scene(fleet, gate, *live_gate(fleet, gate))
+    for first_day in range(0, fleet.days, chunk_days):
+        yield from gate_bursts(scene, first_day, min(first_day + chunk_days, fleet.days))
 
 
 def write_dataset(
@@ -106,6 +147,10 @@ def write_dataset(
     jobs: int = 1,
     stations: int | None = None,
     heartbeat_min: int = 15,
+    scenario: str = "",
+    transport_faults: bool = True,
+    inject: Sequence[str] = (),
+    waveforms: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fleet:
     """Simulate a fleet and write it as a dataset folder with its truth and its data card.
@@ -113,6 +158,7 @@ def write_dataset(
     Parameters
     ----------
     path : folder to make; it must not exist yet or be empty
+    waveforms : write two bursts an operation, too (16 KB each)
     jobs : processes to share the gates; the bytes do not depend on it
     progress : called with (gates done, gates in all) after each gate
 
@@ -135,6 +181,9 @@ def write_dataset(
         preventive=preventive,
         stations=stations,
         heartbeat_min=heartbeat_min,
+        scenario=scenario,
+        transport_faults=transport_faults,
+        inject=inject,
     )
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -143,7 +192,7 @@ def write_dataset(
 
     work_orders: list[Record] = []
     truths: list[pa.Table] = []
-    for done, (maintenance, truth) in enumerate(_write_gates(fleet, folder, min(jobs, gates)), start=1):
+    for done, (maintenance, truth) in enumerate(each_gate(_write_gate, fleet, jobs, folder, waveforms), start=1):
         work_orders += maintenance
         truths.append(truth)
         if progress is not None:
@@ -159,7 +208,7 @@ def write_dataset(
         channels=fleet.channels_table(),
         maintenance=maintenance_table,
     )
-    write_truth(folder, truths)
+    write_truth(folder, truths, VERSION, fleet.settings)
     card = data_card(fleet, VERSION, maintenance_table, pa.concat_tables(truths).to_pandas())
     (folder / "data_card.md").write_text(card, encoding="utf-8")
     return fleet
@@ -172,20 +221,19 @@ def _maintenance_table(rows: list[Record]) -> pd.DataFrame:
     return table
 
 
-def _write_gate(fleet: Fleet, folder: Path, gate_id: str) -> tuple[list[Record], pa.Table]:
+def _write_gate(fleet: Fleet, gate_id: str, folder: Path, waveforms: bool) -> tuple[list[Record], pa.Table]:
     history = simulate_gate(fleet, gate_id)
-    write_readings(folder, gate_id, history.readings)
+    readings = history.readings
+    if fleet.transport_faults:
+        readings = as_received(readings, stream(fleet.seed, Layer.TRANSPORT, fleet.gate(gate_id).index, 2))
+    write_readings(folder, gate_id, readings)
+    if waveforms:
+        _write_bursts(fleet, folder, gate_id)
     return history.maintenance, history.truth
 
 
-def _write_gates(fleet: Fleet, folder: Path, jobs: int) -> Iterator[tuple[list[Record], pa.Table]]:
-    if jobs == 1:
-        for gate_id in fleet.gate_ids:
-            yield _write_gate(fleet, folder, gate_id)
-        return
-    # spawned, not forked: the caller may have threads
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = [pool.submit(_write_gate, fleet, folder, gate_id) for gate_id in fleet.gate_ids]
-        for future in waiting:
-            yield future.result()
+def _write_bursts(fleet: Fleet, folder: Path, gate_id: str) -> None:
+    for component, burst in stream_bursts(fleet, gate_id, chunk_days=60):
+        file = folder / burst_path(gate_id, component, burst.point, burst.t)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(burst))

@@ -6,7 +6,9 @@ from datetime import timedelta
 
 import pandas as pd
 
+from pipeline.simulator.degradation import SUDDEN
 from pipeline.simulator.fleet import Fleet
+from pipeline.simulator.scenarios import find_scenario
 from pipeline.simulator.truth import failures
 
 PUBLISHED_FAILURES_PER_MACHINE_YEAR = 0.015
@@ -23,7 +25,9 @@ Simulated by sluicewatch, simulator version {version}, seed {seed}. No real gate
 | --- | --- |
 | gates, days | {gates}, {days} from {start} ({gate_years:.1f} gate-years) |
 | hazard_scale | {hazard_scale:g} (1 is the simulator's own rate; it multiplies how often wear starts) |
-| sensor faults, preventive inspections | {sensor_faults}, {preventive} |
+| scenario | {scenario} |
+| sensor faults, transport faults, preventive inspections | {sensor_faults}, {transport_faults}, {preventive} |
+| on request | {inject} |
 | reading interval | 1 min in motion, {heartbeat_min} min at rest |
 | failures | {failures}, {per_year:.2f} a gate-year |
 | base rate | {base_rate:.4f} of gate-days have a failure within the next {horizon_d} days |
@@ -43,6 +47,10 @@ engineering judgement.
 | --- | --- | --- | --- | --- |
 {modes}
 
+## From the first wear to the failure
+
+{pf}. Sudden failures have no such time; a failure within 7 days of its onset, or sudden, is {short} of {failures}.
+
 The hidden state is in truth.parquet; nothing that trains or scores may read it.
 """
 
@@ -52,6 +60,7 @@ def data_card(fleet: Fleet, version: str, maintenance: pd.DataFrame, truth: pd.D
     gate_years = len(fleet.gates) * fleet.days / 365.25
     failed = failures(truth)
     found = int((maintenance["finding"] == "confirmed_degradation").sum())
+    pf_d = _pf_days(truth)
     modes = [
         f"| {mode} | {component or 'whole gate'} | {len(rows)} | {len(rows) / gate_years:.3f} | {int(rows['silent'].sum())} |"
         for (mode, component), rows in failed.groupby(["mode", "component"], sort=True)
@@ -64,8 +73,11 @@ def data_card(fleet: Fleet, version: str, maintenance: pd.DataFrame, truth: pd.D
         start=fleet.start.isoformat(),
         gate_years=gate_years,
         hazard_scale=fleet.hazard_scale,
+        scenario=f"{fleet.scenario}: {find_scenario(fleet.scenario).change}" if fleet.scenario else "none",
         sensor_faults="on" if fleet.sensor_faults else "off",
+        transport_faults="on" if fleet.transport_faults else "off",
         preventive="on" if fleet.preventive else "off",
+        inject="; ".join(fleet.inject) or "nothing",
         heartbeat_min=fleet.heartbeat_min,
         failures=len(failed),
         per_year=len(failed) / gate_years,
@@ -77,7 +89,25 @@ def data_card(fleet: Fleet, version: str, maintenance: pd.DataFrame, truth: pd.D
         published=PUBLISHED_FAILURES_PER_MACHINE_YEAR,
         acceleration=len(failed) / gate_years / PUBLISHED_FAILURES_PER_MACHINE_YEAR,
         modes="\n".join(modes),
+        pf=_pf_intervals(pf_d),
+        short=int((pf_d < 7).sum() + (failed["mode"] == SUDDEN).sum()),
     )
+
+
+def _pf_days(truth: pd.DataFrame) -> pd.Series:
+    """Days from onset to failure of each fault that failed."""
+    faults = truth[truth["active"] & truth["fails_at"].notna()].groupby(["gate_id", "mode", "tau"])
+    days: pd.Series = (faults["fails_at"].first() - faults["day"].first()).dt.total_seconds() / 86_400.0
+    return days
+
+
+def _pf_intervals(pf_d: pd.Series) -> str:
+    if pf_d.empty:
+        return "No fault wore out"
+    parts = pd.cut(pf_d, [-1, 7, 14, 60, float("inf")], labels=["< 7 d", "7-14 d", "14-60 d", "> 60 d"], right=False)
+    shares = parts.value_counts(normalize=True, sort=False)
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return f"Of {len(pf_d)} faults that wore out: {told} (median {pf_d.median():.0f} d)"
 
 
 def _base_rate(fleet: Fleet, failed: pd.DataFrame) -> float:

@@ -1,8 +1,9 @@
-"""How a gate wears out: one Gamma-process engine for every failure mode. Hidden state only; no sensor sees this directly.
+"""How a gate wears out: one engine for every failure mode. Hidden state only; no sensor sees this directly.
 
-A mode is healthy until its hazard fires. Then its progress z grows from 0 by Gamma-distributed steps, one a day, whose mean is
-usage / tau; the function is lost when z reaches 1, or earlier when an operation asks too much of a worn part. The first mode to
-fail wins, the repair resets the component. Some faults are silent (no sensor shows them), some failures sudden (no wear at all).
+A mode is healthy until its hazard fires. Then its progress z grows by random steps, one a day, whose mean is usage / tau; the
+function is lost when z reaches 1, or earlier when an operation asks too much of a worn part. The steps are Gamma-distributed
+(wear never heals), for a dragging brake normal (it may free itself: z back at 0). The first mode to fail wins, the repair resets
+the component, not always to as good as new. Some faults are silent (no sensor shows them), some failures sudden (no wear at all).
 
 The hitting time has a closed form, see `failure_probability`.
 """
@@ -14,18 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import gammaincc
+from scipy import special
 
+from pipeline.errors import BadInput
 from pipeline.simulator.duty import Duty
+from pipeline.simulator.inject import ForcedFailure
 from pipeline.simulator.maintenance import Outage, Upkeep
-from pipeline.simulator.streams import Layer, stream
-from pipeline.simulator.weather import DAY_S, Floats, Weather
+from pipeline.simulator.streams import Floats, Ints, Layer, stream
+from pipeline.simulator.weather import DAY_S, Weather
 
 SUDDEN = "sudden"
 HOISTS = ("winch", "screw", "hydraulic")
 
 ON_DEMAND_PER_DAY = 0.10
 """Hazard a day that four operations at normal load break a part worn to z = 1."""
+
+
+HEALING_START = 0.1
+"""Progress at which a fault that may heal begins; at 0 it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Mode:
     sharpness : k of the severity (exp(k z) - 1) / (exp(k) - 1); greater is later and steeper
     silent : share of faults that no channel shows
     hoists : where it exists
+    heals : whether it is a Wiener process with drift that starts at `HEALING_START` and may heal, instead of a Gamma process
     """
 
     code: str
@@ -54,6 +62,12 @@ class Mode:
     sharpness: float
     silent: float
     hoists: tuple[str, ...] = HOISTS
+    heals: bool = False
+
+    @property
+    def starts_at(self) -> float:
+        """Progress of a fresh fault."""
+        return HEALING_START if self.heals else 0.0
 
 
 MODES: Mapping[str, Mode] = {
@@ -65,7 +79,7 @@ MODES: Mapping[str, Mode] = {
         Mode("motor_bearing", 0, "motor", 0.13, 38, 0.60, 0.22, 3.0, 0.10),
         Mode("winding", 7, "motor", 0.06, 12, 0.90, 0.45, 3.0, 0.50),
         Mode("gear", 2, "gearbox", 0.06, 110, 0.60, 0.18, 2.0, 0.10),
-        Mode("brake_drag", 4, "brake", 0.12, 16, 0.70, 0.35, 1.2, 0.15),
+        Mode("brake_drag", 4, "brake", 0.12, 16, 0.70, 0.35, 1.2, 0.15, heals=True),
         Mode("guide_seizure", 5, "leaf", 0.13, 45, 0.70, 0.30, 1.5, 0.15),
         Mode("seal_wear", 6, "leaf", 0.06, 60, 0.60, 0.25, 1.0, 0.10),
         Mode("nut_wear", 8, "screw", 0.11, 50, 0.60, 0.25, 1.8, 0.10, ("screw",)),
@@ -101,13 +115,34 @@ def severity(mode: Mode, z: Floats) -> Floats:
     return seen
 
 
-def failure_probability(mode: Mode, z: float, tau_d: float, usage: float) -> float:
+def failure_probability(mode: Mode, z: float, tau_d: float, usage: Floats | float) -> Floats:
     """Probability that a fault of progress ``z`` and scale ``tau_d`` has reached 1 after ``usage`` more usage days.
 
-    Closed form of the Gamma process: 1 - F(1 - z; shape usage / (tau c²), scale c²). Failures on demand are not in it.
+    Gamma process: 1 - F(1 - z; shape usage / (tau c²), scale c²). A fault that may heal: the Wiener process of drift 1 / tau and
+    variance c² / tau between the barriers 0 and 1, by the method of images; without the lower barrier it would be the inverse
+    Gaussian distribution. Failures on demand are not in it. 0 where ``usage`` is 0.
+
+    References
+    ----------
+    van Noortwijk (2009), "A survey of the application of gamma processes in maintenance"; Cox and Miller (1965), "The Theory of
+    Stochastic Processes", section 5.7.
     """
-    scale = mode.spread**2
-    return float(gammaincc(usage / (tau_d * scale), (1.0 - z) / scale))
+    c2, usage = mode.spread**2, np.asarray(usage, dtype=np.float64)
+    if not mode.heals:
+        return np.asarray(special.gammaincc(usage / (tau_d * c2), (1.0 - z) / c2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = _first_passage(1.0 - z, usage / tau_d, c2)
+        for n in (1, 2, 3):
+            total = total + np.exp(-2 * n / c2) * _first_passage(2 * n + 1.0 - z, usage / tau_d, c2)
+            total = total - np.exp(-2 * (n - 1 + z) / c2) * _first_passage(2 * n - 1.0 + z, usage / tau_d, c2)
+    return np.where(usage > 0.0, total, 0.0)
+
+
+def _first_passage(distance: float, time: Floats, variance: float) -> Floats:
+    """Inverse Gaussian: chance that a Wiener process of drift 1 has gone ``distance`` up by ``time``."""
+    root = np.sqrt(variance * time)
+    late = np.exp(2 * distance / variance + special.log_ndtr((-time - distance) / root))
+    return np.asarray(special.ndtr((time - distance) / root) + late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +160,28 @@ class Episode:
     """One fault from its onset to its failure or repair.
 
     ``z[i]`` is the progress at the start of day ``first_day + i``. ``end_s`` (seconds from the start of the simulation) and
-    ``outcome`` (``failed`` or ``repaired``) are set when it ends; a failed one had reached ``z_end``.
+    ``outcome`` (``failed``, ``repaired`` or ``healed``) are set when it ends; it had reached ``z_end`` then. A ``forced`` one was
+    asked for (`inject`): no inspection finds it and no repair of the component ends it before its time.
     """
 
     mode: Mode
     tau_d: float
     silent: bool
     first_day: int
-    z: list[float] = field(default_factory=lambda: [0.0])
+    z: list[float] = field(default_factory=list)
     end_s: float = math.inf
     z_end: float = math.nan
     outcome: str = ""
+    forced: bool = False
+
+    def __post_init__(self) -> None:
+        self.z = self.z or [self.mode.starts_at]
 
     def progress_at(self, t_s: Floats) -> Floats:
         """Progress at instants in seconds from the start: linear within a day, 0 before the onset and after the end."""
         knots_s = (self.first_day + np.arange(len(self.z))) * float(DAY_S)
         z = np.asarray(self.z)
-        if self.outcome == "failed":
+        if self.outcome in ("failed", "healed"):
             knots_s, z = np.append(knots_s, self.end_s), np.append(z, self.z_end)
         within = (t_s >= self.first_day * DAY_S) & (t_s <= self.end_s)
         return np.where(within, np.interp(t_s, knots_s, z), 0.0)
@@ -178,9 +218,23 @@ ENVIRONMENT: Mapping[str, Callable[[Weather], Floats]] = {
 def onset_hazard(mode: Mode, gate: Constitution, weather: Weather, usage: Floats, hazard_scale: float = 1.0) -> Floats:
     """Chance a day, to first order, that the mode starts (for a sudden failure: happens), one value per day."""
     age_y = gate.age_y + np.arange(len(usage)) / 365.0
-    environment = ENVIRONMENT[mode.code](weather) if mode.code in ENVIRONMENT else 1.0
     rate = hazard_scale * mode.per_year * gate.frailty * gate.mix[mode.code] * np.sqrt(age_y / 15.0)
-    return np.asarray(rate * environment * usage / 365.0, dtype=np.float64)
+    return np.asarray(rate * environment(mode, weather) * usage / 365.0, dtype=np.float64)
+
+
+def environment(mode: Mode, weather: Weather) -> Floats | float:
+    """What the weather does to the onset of a mode, as a factor."""
+    return ENVIRONMENT[mode.code](weather) if mode.code in ENVIRONMENT else 1.0
+
+
+def demand_hazard(z: Floats | float, asked: Floats | float) -> Floats:
+    """Hazard of a day that an operation breaks a part worn to ``z``; ``asked`` is from `demand`."""
+    return np.asarray(ON_DEMAND_PER_DAY * np.clip((np.asarray(z) - 0.8) / 0.2, 0.0, 1.0) ** 2 * asked)
+
+
+def demand(runs: Floats | Ints, load: Floats | float) -> Floats:
+    """What a day's operations ask of worn parts: 1 for one run at a load of 0.6."""
+    return np.asarray(np.minimum(runs, 4.0) * (np.asarray(load) / 0.6) ** 2)
 
 
 def live(
@@ -192,101 +246,237 @@ def live(
     upkeep: Upkeep,
     hazard_scale: float = 1.0,
     modes: Sequence[Mode] | None = None,
+    corrosion: Mapping[str, Floats] | None = None,
+    forced: Sequence[ForcedFailure] = (),
 ) -> Life:
     """Let one gate live through its weather and duty, one step a day.
 
     Each fault has a stream of random numbers of its own, keyed by gate, mode and how many faults of the mode came before.
     A gate under repair does not age.
+
+    Parameters
+    ----------
+    corrosion : factor on the onset of a mode by day, where a scenario changes it
+    forced : failures to make, whatever else happens
+
+    Raises
+    ------
+    BadInput
+        A forced failure falls into a time in which the gate is out of service anyway.
     """
-    modes = modes_of(gate.hoist) if modes is None else modes
-    usage = duty.usage
-    hazard = {mode.code: onset_hazard(mode, gate, weather, usage, hazard_scale).tolist() for mode in modes}
-    usage_of_day, runs, load = usage.tolist(), duty.runs.tolist(), duty.day_load.tolist()
+    return _Living(seed, gate_index, gate, weather, duty, upkeep, hazard_scale, modes, corrosion or {}, forced).life()
 
-    active: dict[str, Episode] = {}
-    randoms = {mode.code: stream(seed, Layer.WEAR, gate_index, mode.number, 0) for mode in modes}
-    patience = {mode.code: float(randoms[mode.code].exponential()) for mode in modes}
-    count = dict.fromkeys(patience, 0)
-    episodes: list[Episode] = []
-    outages: list[Outage] = []
-    down_through = -1
 
-    def renew(code: str) -> None:
-        count[code] += 1
-        randoms[code] = stream(seed, Layer.WEAR, gate_index, MODES[code].number, count[code])
-        patience[code] = float(randoms[code].exponential())
+class _Living:
+    """One gate from day to day: the faults it has, and what it waits for."""
 
-    def reset(component: str, at_s: float) -> None:
+    def __init__(
+        self,
+        seed: int,
+        gate_index: int,
+        gate: Constitution,
+        weather: Weather,
+        duty: Duty,
+        upkeep: Upkeep,
+        hazard_scale: float,
+        modes: Sequence[Mode] | None,
+        corrosion: Mapping[str, Floats],
+        forced: Sequence[ForcedFailure],
+    ) -> None:
+        self.modes = modes_of(gate.hoist) if modes is None else modes
+        self.seed, self.gate_index, self.days, self.duty, self.upkeep = seed, gate_index, weather.days, duty, upkeep
+        hazard = {mode.code: onset_hazard(mode, gate, weather, duty.usage, hazard_scale) for mode in self.modes}
+        self.hazard = {code: (rate * corrosion.get(code, 1.0)).tolist() for code, rate in hazard.items()}
+        self.usage, self.asked = duty.usage.tolist(), demand(duty.runs, duty.day_load).tolist()
+        self.count = {mode.code: -1 for mode in self.modes}
+        self.randoms: dict[str, np.random.Generator] = {}
+        self.patience: dict[str, float] = {}
+        for mode in self.modes:
+            self._renew(mode.code)
+        self.active: dict[str, Episode] = {}
+        self.episodes: list[Episode] = []
+        self.outages: list[Outage] = []
+        self.down_through = -1
+        self.forced = [(failure, _forced_episode(seed, gate_index, failure, self.usage)) for failure in forced]
+
+    def life(self) -> Life:
+        for day in range(self.days):
+            if day <= self.down_through:
+                self._rest(day)
+            else:
+                self._age(day)
+        episodes = self.episodes + [fault for _, fault in self.forced if fault is not None]
+        return Life(sorted(episodes, key=lambda fault: (fault.first_day, fault.mode.number)), self.outages)
+
+    def _renew(self, code: str) -> None:
+        self.count[code] += 1
+        self.randoms[code] = stream(self.seed, Layer.WEAR, self.gate_index, MODES[code].number, self.count[code])
+        self.patience[code] = float(self.randoms[code].exponential())
+
+    def _reset(self, component: str, at_s: float) -> None:
         """End every fault of a repaired component; the empty component is the whole gate."""
-        for code in [code for code, fault in active.items() if component in ("", fault.mode.component)]:
-            fault = active.pop(code)
+        for code in [code for code, fault in self.active.items() if component in ("", fault.mode.component)]:
+            fault = self.active.pop(code)
             fault.end_s, fault.outcome = at_s, fault.outcome or "repaired"
-            renew(code)
+            self._renew(code)
 
-    for day in range(weather.days):
-        if day <= down_through:
-            for fault in active.values():
+    def _rest(self, day: int) -> None:
+        """A day of a gate that is out of service: nothing wears, nothing starts."""
+        for fault in self.active.values():
+            if day >= fault.first_day:
                 fault.z.append(fault.z[-1])
-            continue
-        busy_until_s = 0.0
-        if upkeep.inspection_due(day):
-            inspected = _inspect(day, upkeep, list(active.values()))
-            outages += inspected
-            for outage in inspected:
-                busy_until_s = outage.end_s
-                if outage.kind == "found":
-                    reset(outage.component, outage.start_s)
+        for failure, _ in self.forced:
+            if failure.at_s // DAY_S == day:
+                raise BadInput(f"inject: gate {failure.gate_id!r} is out of service at the time it should fail; choose another")
 
+    def _age(self, day: int) -> None:
+        busy_until_s = self._visit(day)
         failing: list[tuple[float, str]] = []
         progress: dict[str, float] = {}
         starting: list[Episode] = []
-        for mode in modes:
-            code, rng = mode.code, randoms[mode.code]
-            if code in active:
-                fault = active[code]
-                z, scale = fault.z[-1], mode.spread**2
-                step = float(rng.gamma(usage_of_day[day] / (fault.tau_d * scale), scale))
-                progress[code] = z + step
-                if z + step >= 1.0:
-                    failing.append(((1.0 - z) / step, code))
-                elif z > 0.8 and runs[day] > 0:
-                    asked = min(runs[day], 4) * (load[day] / 0.6) ** 2
-                    if rng.random() < -math.expm1(-ON_DEMAND_PER_DAY * ((z - 0.8) / 0.2) ** 2 * asked):
-                        failing.append((float(rng.random()), code))
-                continue
-            strain = 1.0
-            for cause, factor in COUPLINGS.get(code, ()):
-                if cause in active and active[cause].z[-1] > 0.5:
-                    strain *= factor
-            patience[code] -= hazard[code][day] * strain
-            if patience[code] > 0.0:
-                continue
-            if code == SUDDEN:
-                failing.append((float(rng.random()), code))
-                renew(code)
-            else:
-                tau_d = float(rng.lognormal(math.log(mode.pf_median_d), mode.pf_log_sd))
-                starting.append(Episode(mode, tau_d, bool(rng.random() < mode.silent), day + 1))
+        for mode in self.modes:
+            if mode.code in self.active:
+                progress[mode.code] = self._wear(day, self.active[mode.code], failing)
+            elif (fault := self._onset(day, mode, failing)) is not None:
+                starting.append(fault)
 
+        at_s, code, episode = self._first_to_fail(day, failing, busy_until_s)
+        if code:
+            mode = MODES[code]
+            outage = Outage("failure", at_s, self.upkeep.repaired_s(at_s), code, mode.component)
+            self.outages.append(outage)
+            self.down_through = int(outage.end_s // DAY_S)
+            if episode is not None and not episode.forced:
+                episode.outcome, episode.z_end = "failed", min(progress[code], 1.0)
+            self._reset(mode.component, at_s)
+            for fault in [fault for fault in starting if mode.component in ("", fault.mode.component)]:
+                starting.remove(fault)
+                self._renew(fault.mode.code)
+            left = 0.0 if episode is None or episode.forced else self.upkeep.left_behind(at_s)
+            if left > 0.0:
+                starting.append(self._fault(mode, self.down_through + 1, mode.starts_at + left))
+        for code, fault in list(self.active.items()):
+            if fault.mode.heals and progress[code] <= 0.0:
+                fault.end_s, fault.z_end, fault.outcome = (day + 1.0) * DAY_S, 0.0, "healed"
+                del self.active[code]
+                self._renew(code)
+            else:
+                # where another mode was quicker, what was worn through holds on by a thread
+                fault.z.append(min(progress[code], 0.999))
+        for fault in starting:
+            self.active[fault.mode.code] = fault
+            self.episodes.append(fault)
+
+    def _visit(self, day: int) -> float:
+        """Inspections and overhauls of the day; return when the last of them ends, in seconds from the start."""
+        busy_until_s = 0.0
+        if self.upkeep.overhaul_due(day):
+            outage = Outage("overhaul", *self.upkeep.inspection_s(day))
+            self.outages.append(outage)
+            self._reset("", outage.start_s)
+            return outage.end_s
+        if self.upkeep.inspection_due(day):
+            for outage in _inspect(day, self.upkeep, list(self.active.values())):
+                self.outages.append(outage)
+                busy_until_s = outage.end_s
+                if outage.kind == "found":
+                    self._reset(outage.component, outage.start_s)
+        return busy_until_s
+
+    def _wear(self, day: int, fault: Episode, failing: list[tuple[float, str]]) -> float:
+        """A day of one fault; return its progress after it, and put it among the failing where it is one of them."""
+        mode, rng, z = fault.mode, self.randoms[fault.mode.code], fault.z[-1]
+        c2 = mode.spread**2
+        pace = self.usage[day] / fault.tau_d
+        if mode.heals:
+            after, share = _drag(rng, z, pace, c2)
+        else:
+            step = float(rng.gamma(pace / c2, c2))
+            after, share = z + step, (1.0 - z) / max(step, 1e-300)
+        if after >= 1.0:
+            failing.append((share, mode.code))
+        elif z > 0.8 and self.asked[day] > 0.0 and rng.random() < -math.expm1(-float(demand_hazard(z, self.asked[day]))):
+            failing.append((float(rng.random()), mode.code))
+        return after
+
+    def _onset(self, day: int, mode: Mode, failing: list[tuple[float, str]]) -> Episode | None:
+        code = mode.code
+        strain = 1.0
+        for cause, factor in COUPLINGS.get(code, ()):
+            if cause in self.active and self.active[cause].z[-1] > 0.5:
+                strain *= factor
+        self.patience[code] -= self.hazard[code][day] * strain
+        if self.patience[code] > 0.0:
+            return None
+        if code == SUDDEN:
+            failing.append((float(self.randoms[code].random()), code))
+            self._renew(code)
+            return None
+        return self._fault(mode, day + 1, mode.starts_at)
+
+    def _fault(self, mode: Mode, first_day: int, z: float) -> Episode:
+        rng = self.randoms[mode.code]
+        tau_d = float(rng.lognormal(math.log(mode.pf_median_d), mode.pf_log_sd))
+        return Episode(mode, tau_d, bool(rng.random() < mode.silent), first_day, [z])
+
+    def _first_to_fail(
+        self, day: int, failing: list[tuple[float, str]], busy_until_s: float
+    ) -> tuple[float, str, Episode | None]:
+        """When, by which mode and by which fault the gate fails today; an empty mode where it does not."""
+        first: tuple[float, str, Episode | None] = (math.inf, "", None)
         if failing:
             fraction, code = min(failing)
-            at_s = max(float(math.floor(duty.instant_s(day, fraction))), busy_until_s)
-            outage = Outage("failure", at_s, upkeep.repaired_s(at_s), code, MODES[code].component)
-            outages.append(outage)
-            down_through = int(outage.end_s // DAY_S)
-            if code in active:
-                active[code].outcome, active[code].z_end = "failed", min(progress[code], 1.0)
-            reset(outage.component, at_s)
-            for fault in [fault for fault in starting if outage.component in ("", fault.mode.component)]:
-                starting.remove(fault)
-                renew(fault.mode.code)
-        for code, fault in active.items():
-            # where another mode was quicker, what was worn through holds on by a thread
-            fault.z.append(min(progress[code], 0.999))
-        for fault in starting:
-            active[fault.mode.code] = fault
-            episodes.append(fault)
-    return Life(episodes, outages)
+            at_s = max(float(math.floor(self.duty.instant_s(day, fraction))), busy_until_s)
+            first = (at_s, code, self.active.get(code))
+        for failure, fault in self.forced:
+            if failure.at_s // DAY_S == day:
+                if failure.at_s < busy_until_s or failure.at_s > first[0]:
+                    raise BadInput(
+                        f"inject: gate {failure.gate_id!r} is out of service at the time it should fail; choose another"
+                    )
+                first = (failure.at_s, failure.mode, fault)
+        return first
+
+
+def _drag(rng: np.random.Generator, z: float, pace: float, c2: float) -> tuple[float, float]:
+    """A day of a Wiener process between healing (0) and failure (1); what it touched between the midnights counts.
+
+    Returns the progress after it, and when of the day (0 to 1) it failed, if it did.
+    """
+    variance = c2 * pace
+    after = z + pace + math.sqrt(variance) * float(rng.normal())
+    up, down, when = rng.random(3).tolist()
+    # a Brownian bridge from z to `after` goes above 1, or below 0, with these chances
+    if after >= 1.0 or up < math.exp(-2.0 * (1.0 - z) * (1.0 - after) / variance):
+        return 1.0, when
+    healed = after <= 0.0 or down < math.exp(-2.0 * z * after / variance)
+    return (0.0 if healed else after), when
+
+
+def _forced_episode(seed: int, gate_index: int, failure: ForcedFailure, usage: Sequence[float]) -> Episode | None:
+    """The fault that ends in a forced failure: as wear of this mode looks when one knows that it ends there.
+
+    The days it takes are the mode's median at this gate's usage, cut where the simulation begins; the way between is a Gamma
+    process conditioned on its end.
+    """
+    mode = MODES[failure.mode]
+    if mode.code == SUDDEN:
+        return None
+    last = int(failure.at_s // DAY_S)
+    passed, first = 0.0, last
+    while first > 0 and passed < mode.pf_median_d:
+        first -= 1
+        passed += usage[first]
+    rng = stream(seed, Layer.INJECTION, gate_index, mode.number, int(failure.at_s))
+    paces = np.asarray(usage[first : last + 1])
+    steps = rng.gamma(np.maximum(paces / (mode.pf_median_d * mode.spread**2), 1e-3))
+    # the last day counts for what of it passes before the failure
+    steps[-1] *= max((failure.at_s - last * DAY_S) / DAY_S, 1e-3)
+    path = np.concatenate([[0.0], np.cumsum(steps) / steps.sum()])
+    z = mode.starts_at + (1.0 - mode.starts_at) * path
+    return Episode(
+        mode, mode.pf_median_d, False, first, z[:-1].tolist(), end_s=failure.at_s, z_end=1.0, outcome="failed", forced=True
+    )
 
 
 def _inspect(day: int, upkeep: Upkeep, faults: Sequence[Episode]) -> list[Outage]:

@@ -6,7 +6,7 @@ fleet of 100 with the same seed and stations of the same size. River names are r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
@@ -16,10 +16,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import BadInput
-from pipeline.simulator.degradation import HOISTS, MODES, Constitution
+from pipeline.simulator.degradation import HOISTS, MODES, Constitution, modes_of
 from pipeline.simulator.duty import Calling
+from pipeline.simulator.inject import ForcedFailure, ForcedFault, parse
+from pipeline.simulator.scenarios import find_scenario, weather_change
+from pipeline.simulator.sensor_faults import check_fault
 from pipeline.simulator.streams import Layer, stream
-from pipeline.simulator.weather import Weather, make_weather
+from pipeline.simulator.weather import DAY_S, UTC_OFFSET_H, Weather, make_weather
 
 GATES_PER_STATION = 3
 STATIONS_PER_RIVER = 8
@@ -34,6 +37,16 @@ RIVERS = (
 )
 
 HOIST_SHARES = {"winch": 0.5, "screw": 0.3, "hydraulic": 0.2}
+OTHER_HOIST_SHARES = {"winch": 0.2, "screw": 0.3, "hydraulic": 0.5}
+OTHER_LEVELS: Mapping[str, float] = {"velocity_rms": 1.8, "acceleration_rms": 1.5, "kurtosis": 1.05, "current": 0.9}
+"""The make of `new_fleet`: shares of the hoists, and factors on the healthy levels."""
+
+ROLES = {"regulating": 0.85, "flood": 0.10, "exercised": 0.05}
+"""Shares of the roles: moved some times a day; seldom, but for floods; once a week so that it does not seize."""
+
+SKEWED_CLOCKS, LARGEST_SKEW_S = 0.05, 120.0
+LOCAL_TIME_STATIONS = 1 / 40
+"""Share of gates whose clock is off, by how much at most; share of stations that send local time as UTC."""
 
 VIBRATION_CHANNELS = (
     "motor.velocity_rms",
@@ -61,9 +74,12 @@ NOMINAL_BASELINE: Mapping[str, float] = {
     "gearbox.acceleration_rms": 0.18,
     "gearbox.kurtosis": 3.2,
     "leaf.velocity_rms": 0.6,
-    "motor.current": 1.0,
+    "motor.current": 0.67,
 }
-"""Healthy level at normal load: mm/s, g, 1; the current as a fraction of rated."""
+"""Healthy level at normal load (0.55): mm/s, g, 1; the current as a fraction of rated, which it draws at full load."""
+
+LEVEL_SPREAD: Mapping[str, float] = {"kurtosis": 0.06, "current": 0.08}
+"""How far healthy levels differ from gate to gate, log scale; 0.28 where not named. A drive is chosen to fit its gate."""
 
 # (rated power kW, speed rpm, bearing balls, ball mm, pitch mm): deep-groove bearings 6205, 6206 and 6308
 MOTORS = ((3.0, 1440, 9, 7.938, 38.5), (5.5, 1440, 9, 9.525, 46.0), (11.0, 960, 9, 9.525, 46.0), (22.0, 960, 8, 15.081, 65.0))
@@ -74,7 +90,8 @@ class Gate:
     """One gate and all that is fixed about it.
 
     ``baseline`` and ``sensitivity`` are keyed by channel; ``thermal_scale`` multiplies the time constants of each temperature
-    channel; ``motor`` is an index into `MOTORS`.
+    channel; ``motor`` is an index into `MOTORS`; ``contact_loss`` is the share of the bearing's warmth over the air that its
+    sensor, stuck on the surface, does not feel; ``clock_error_s`` is what the gate's clock is ahead of UTC.
     """
 
     index: int
@@ -83,7 +100,6 @@ class Gate:
     river: int
     number: int
     gate_type: str
-    role: str
     criticality: str
     commissioned_on: date
     motor: int
@@ -97,6 +113,8 @@ class Gate:
     lock_in_opening: float
     head_m: float
     level_m: float
+    contact_loss: float
+    clock_error_s: float
 
     @property
     def hoist(self) -> str:
@@ -128,6 +146,36 @@ class Fleet:
     sensor_faults: bool = True
     preventive: bool = True
     heartbeat_min: int = 15
+    scenario: str = ""
+    transport_faults: bool = True
+    inject: tuple[str, ...] = ()
+    per_station: int = GATES_PER_STATION
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `make_fleet` was told: the same settings and version make the same fleet."""
+        names = ("seed", "days", "hazard_scale", "sensor_faults", "preventive", "heartbeat_min", "scenario", "transport_faults")
+        told = {name: getattr(self, name) for name in names}
+        return {
+            "gates": len(self.gates),
+            "start": self.start.isoformat(),
+            "stations": -(-len(self.gates) // self.per_station),
+            "inject": list(self.inject),
+            **told,
+        }
+
+    @cached_property
+    def injected(self) -> tuple[ForcedFailure | ForcedFault, ...]:
+        """The failures and sensor faults that were asked for."""
+        return tuple(parse(text, self.started_at) for text in self.inject)
+
+    def failures_of(self, gate: Gate) -> list[ForcedFailure]:
+        """The failures that were asked for of one gate."""
+        return [wish for wish in self.injected if isinstance(wish, ForcedFailure) and wish.gate_id == gate.gate_id]
+
+    def faults_of(self, gate: Gate) -> list[ForcedFault]:
+        """The sensor faults that were asked for of one gate."""
+        return [wish for wish in self.injected if isinstance(wish, ForcedFault) and wish.gate_id == gate.gate_id]
 
     @property
     def gate_ids(self) -> list[str]:
@@ -154,7 +202,8 @@ class Fleet:
 
     def weather(self, gate: Gate) -> Weather:
         """The weather of the gate's river basin: one for all its gates."""
-        return make_weather(stream(self.seed, Layer.WEATHER, gate.river), self.start, self.days)
+        change = weather_change(self.scenario, self.seed, gate.river, self.start, self.days)
+        return make_weather(stream(self.seed, Layer.WEATHER, gate.river), self.start, self.days, change)
 
     def gates_table(self) -> pd.DataFrame:
         """gates.csv."""
@@ -167,7 +216,7 @@ class Fleet:
                     "name_zh": f"{gate.number}号闸门",
                     "gate_type": gate.gate_type,
                     "hoist_type": gate.hoist,
-                    "role": gate.role,
+                    "role": gate.calling.role,
                     "criticality": gate.criticality,
                     "commissioned_on": gate.commissioned_on.isoformat(),
                     "travel_m": gate.calling.travel_m,
@@ -262,6 +311,9 @@ def make_fleet(
     preventive: bool = True,
     stations: int | None = None,
     heartbeat_min: int = 15,
+    scenario: str = "",
+    transport_faults: bool = True,
+    inject: Sequence[str] = (),
 ) -> Fleet:
     """Draw a fleet.
 
@@ -272,6 +324,9 @@ def make_fleet(
     sensor_faults, preventive : switch the background sensor faults and the periodic inspections
     stations : how many stations to spread the gates over; three gates a station unless told
     heartbeat_min : minutes between readings at rest
+    scenario : a name of `scenarios.SCENARIOS`, or nothing
+    transport_faults : clocks that are wrong, readings repeated and out of order
+    inject : failures and sensor faults on request, see `inject`
 
     Raises
     ------
@@ -283,9 +338,11 @@ def make_fleet(
         raise BadInput(f"seed must be 0 or more; got {seed}")
     if not 0.0 <= hazard_scale <= 1000.0:
         raise BadInput(f"hazard_scale must lie in 0..1000; got {hazard_scale:g}")
+    if scenario:
+        find_scenario(scenario)
     per_station = GATES_PER_STATION if stations is None else -(-gates // stations)
-    made = tuple(_make_gate(seed, index, per_station, start) for index in range(gates))
-    return Fleet(
+    made = tuple(_make_gate(seed, index, per_station, start, scenario == "new_fleet", transport_faults) for index in range(gates))
+    fleet = Fleet(
         gates=made,
         stations=_stations_table(-(-gates // per_station)),
         seed=seed,
@@ -295,7 +352,26 @@ def make_fleet(
         sensor_faults=sensor_faults,
         preventive=preventive,
         heartbeat_min=heartbeat_min,
+        scenario=scenario,
+        transport_faults=transport_faults,
+        inject=tuple(inject),
+        per_station=per_station,
     )
+    _check_injected(fleet)
+    return fleet
+
+
+def _check_injected(fleet: Fleet) -> None:
+    for wish in fleet.injected:
+        if wish.gate_id not in fleet.gate_ids:
+            raise BadInput(f"inject: gate must be one of the fleet's; got {wish.gate_id!r}")
+        hoist = fleet.gate(wish.gate_id).hoist
+        if not 0.0 <= wish.at_s < fleet.days * DAY_S:
+            raise BadInput(f"inject: the time must lie within the {fleet.days} days from {fleet.start}; gate {wish.gate_id}")
+        if isinstance(wish, ForcedFault):
+            check_fault(wish.channel, wish.fault, channel_keys(hoist))
+        elif wish.mode not in (codes := [mode.code for mode in modes_of(hoist)]):
+            raise BadInput(f"inject: mode of a {hoist} gate must be one of {', '.join(codes)}; got {wish.mode!r}")
 
 
 def _check(**counts: int) -> None:
@@ -334,16 +410,44 @@ def _stations_table(count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _make_gate(seed: int, index: int, per_station: int, start: date) -> Gate:
+def _clock_error_s(seed: int, index: int, station: int) -> float:
+    """What a gate's clock is ahead of UTC, s."""
+    wrong = stream(seed, Layer.FLEET, station, 2).random() < LOCAL_TIME_STATIONS
+    skewed, skew = stream(seed, Layer.FLEET, index, 1).random(2).tolist()
+    skew_s = LARGEST_SKEW_S * (2.0 * skew - 1.0) if skewed < SKEWED_CLOCKS else 0.0
+    return round(skew_s, 3) + (UTC_OFFSET_H * 3600.0 if wrong else 0.0)
+
+
+def _make_calling(rng: np.random.Generator) -> Calling:
+    role = str(rng.choice(list(ROLES), p=list(ROLES.values())))
+    often, seldom = float(rng.lognormal(np.log(2.45), 0.55)), float(rng.uniform(0.05, 0.3))
+    return Calling(
+        role=role,
+        runs_per_day={"regulating": often, "flood": seldom, "exercised": 0.0}[role],
+        flood_gain={"regulating": 1.1, "flood": 6.0, "exercised": 0.0}[role],
+        exercise_weekday=int(rng.integers(7)),
+        travel_m=round(float(rng.uniform(3.0, 8.0)), 1),
+        speed_m_min=round(float(rng.uniform(0.3, 0.7)), 2),
+    )
+
+
+def _make_gate(seed: int, index: int, per_station: int, start: date, other_make: bool, transport_faults: bool) -> Gate:
     rng = stream(seed, Layer.FLEET, index)
     station, number = divmod(index, per_station)
-    hoist = str(rng.choice(HOISTS, p=[HOIST_SHARES[name] for name in HOISTS]))
+    shares = OTHER_HOIST_SHARES if other_make else HOIST_SHARES
+    hoist = str(rng.choice(HOISTS, p=[shares[name] for name in HOISTS]))
     types = {"winch": ("vertical_lift", "radial"), "screw": ("vertical_lift",), "hydraulic": ("radial", "flap")}[hoist]
-    gate_type = types[int(rng.integers(len(types)))]
-    runs_per_day = float(rng.lognormal(np.log(2.0), 0.6))
+    gate_type = types[int(rng.integers(2)) % len(types)]
+    calling = _make_calling(rng)
     age_y = float(rng.uniform(3.0, 30.0))
     mix = {code: float(rng.lognormal(-0.125, 0.5)) for code in MODES}
-    spread = {key: 0.06 if key.endswith("kurtosis") else 0.28 for key in NOMINAL_BASELINE}
+    spread = {key: LEVEL_SPREAD.get(key.rpartition(".")[2], 0.28) for key in NOMINAL_BASELINE}
+    baseline = {key: level * float(rng.lognormal(0.0, spread[key])) for key, level in NOMINAL_BASELINE.items()}
+    sensitivity = {key: float(rng.lognormal(-0.06, 0.35)) for key in (*VIBRATION_CHANNELS, *TEMPERATURE_CHANNELS)}
+    if other_make:
+        other = stream(seed, Layer.SCENARIO, index)
+        baseline = {key: level * OTHER_LEVELS[key.rpartition(".")[2]] for key, level in baseline.items()}
+        sensitivity = {key: value * float(other.lognormal(-0.15, 0.3)) for key, value in sensitivity.items()}
     return Gate(
         index=index,
         gate_id=f"{_station_id(station)}-G{number + 1}",
@@ -351,23 +455,19 @@ def _make_gate(seed: int, index: int, per_station: int, start: date) -> Gate:
         river=station // STATIONS_PER_RIVER,
         number=number + 1,
         gate_type=gate_type,
-        role="flood" if runs_per_day < 1.2 else "regulating",
         criticality="high" if rng.random() < 0.2 else "normal",
         commissioned_on=start - timedelta(days=round(age_y * 365.25)),
         motor=int(rng.integers(len(MOTORS))),
         gear_teeth=int(rng.integers(17, 30)),
         constitution=Constitution(hoist, float(rng.lognormal(-0.18, 0.6)), mix, age_y),
-        calling=Calling(
-            runs_per_day=runs_per_day,
-            exercise_weekday=int(rng.integers(7)),
-            travel_m=round(float(rng.uniform(3.0, 8.0)), 1),
-            speed_m_min=round(float(rng.uniform(0.3, 0.7)), 2),
-        ),
-        baseline={key: level * float(rng.lognormal(0.0, spread[key])) for key, level in NOMINAL_BASELINE.items()},
-        sensitivity={key: float(rng.lognormal(-0.06, 0.35)) for key in (*VIBRATION_CHANNELS, *TEMPERATURE_CHANNELS)},
+        calling=calling,
+        baseline=baseline,
+        sensitivity=sensitivity,
         thermal_scale={key: float(rng.uniform(0.8, 1.2)) for key in TEMPERATURE_CHANNELS},
         sun_k=float(rng.uniform(0.0, 6.0)),
         lock_in_opening=float(rng.uniform(0.15, 0.5)),
         head_m=float(rng.uniform(1.5, 5.0)),
         level_m=float(rng.uniform(1.0, 4.0)),
+        contact_loss=float(rng.uniform(0.0, 0.2)),
+        clock_error_s=_clock_error_s(seed, index, station) if transport_faults else 0.0,
     )

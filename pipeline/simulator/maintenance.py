@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypedDict
 
-from pipeline.simulator.streams import Layer, stream
+import numpy as np
+
+from pipeline.simulator.streams import Floats, Layer, stream
 from pipeline.simulator.weather import DAY_S
 
 INSPECTION_INTERVAL_D = 120
+
+BADLY_DONE, LEFT_BEHIND = 0.15, 0.1
+"""Share of corrective repairs that leave some of the fault, and the most they leave of its progress."""
 
 
 class Record(TypedDict):
@@ -35,7 +40,8 @@ class Record(TypedDict):
 class Outage:
     """A time in which the gate is not moved, in seconds from the start, and what it was for.
 
-    ``kind`` is ``failure``, ``found`` (an inspection that found wear and put it right) or ``inspection`` (nothing found).
+    ``kind`` is ``failure``, ``found`` (an inspection that found wear and put it right), ``inspection`` (nothing found) or
+    ``overhaul`` (everything made as new).
     ``component`` empty means the whole gate.
     """
 
@@ -46,13 +52,26 @@ class Outage:
     component: str = ""
 
 
+def chance_to_find(z: Floats) -> Floats:
+    """Chance that an inspection finds a fault of progress ``z``: hardly below 0.3, three of four above 0.6."""
+    return np.asarray(0.75 / (1.0 + np.exp(-(z - 0.45) / 0.08)))
+
+
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How one gate is kept up: corrective repairs, and inspections every 120 days staggered over the fleet."""
+    """How one gate is kept up: corrective repairs, and inspections every 120 days staggered over the fleet.
+
+    ``overhaul_day`` is the day on which the whole gate is made as new; negative for never.
+    """
 
     seed: int
     gate_index: int
     preventive: bool = True
+    overhaul_day: int = -1
+
+    def overhaul_due(self, day: int) -> bool:
+        """Whether the gate is overhauled on this day; no inspection is made then."""
+        return day == self.overhaul_day
 
     def inspection_due(self, day: int) -> bool:
         """Whether an inspection stands in the calendar for this day."""
@@ -66,15 +85,20 @@ class Upkeep:
         return start_s, start_s + math.floor(rng.uniform(1.0, 3.0) * 60) * 60.0
 
     def finds(self, day: int, mode_number: int, z: float) -> bool:
-        """Whether the inspection of ``day`` finds a fault of progress ``z``: hardly below 0.3, three of four above 0.6."""
-        chance = 0.75 / (1.0 + math.exp(-(z - 0.45) / 0.08))
-        return bool(stream(self.seed, Layer.UPKEEP, self.gate_index, 1, day, mode_number).random() < chance)
+        """Whether the inspection of ``day`` finds a fault of progress ``z``."""
+        draw = stream(self.seed, Layer.UPKEEP, self.gate_index, 1, day, mode_number).random()
+        return bool(draw < chance_to_find(np.array(z)))
 
     def repaired_s(self, failed_s: float) -> float:
         """End of the repair after a failure: geometric days later, in the local afternoon."""
         rng = stream(self.seed, Layer.UPKEEP, self.gate_index, 2, int(failed_s))
         days = int(failed_s // DAY_S) + int(rng.geometric(0.45))
         return days * DAY_S + math.floor(rng.uniform(5.0, 10.0) * 60) * 60.0
+
+    def left_behind(self, failed_s: float) -> float:
+        """What a repair leaves of the fault: 0 for most, up to 0.1 of progress where it was done badly."""
+        rng = stream(self.seed, Layer.UPKEEP, self.gate_index, 3, int(failed_s))
+        return float(rng.uniform(0.0, LEFT_BEHIND)) if rng.random() < BADLY_DONE else 0.0
 
 
 def records(gate_id: str, start: datetime, days: int, outages: Sequence[Outage]) -> list[Record]:
@@ -102,6 +126,8 @@ def records(gate_id: str, start: datetime, days: int, outages: Sequence[Outage])
             add("repair", outage)
         elif outage.kind == "found":
             add("repair", outage, finding="confirmed_degradation", note="found by the periodic inspection")
+        elif outage.kind == "overhaul":
+            add("repair", outage, note="overhaul of the whole gate")
         else:
             add("inspection", outage, note="periodic inspection")
     return out

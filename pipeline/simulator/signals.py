@@ -1,27 +1,31 @@
 """What the sensors of one gate show: vibration per minute of movement, temperatures with their lags, a heartbeat at rest.
 
 Reads the hidden state (`degradation.Life`) and the duty, adds noise that is independent of both, and returns rows. Noise has a
-part that stays for a day, one that stays for a run and one per reading, so averaging a run does not make it vanish.
+part that stays for a day, one that stays for a run and one per reading, so averaging a run does not make it vanish. Every draw
+belongs to its channel and its day, run or reading by name (`streams.hashed`): any part of a gate's life can be made without the
+rest, and what a repair, a flood or a fault changes elsewhere leaves the noise of a reading alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from pipeline.simulator.degradation import Episode, Life, severity
-from pipeline.simulator.duty import Duty, Ints, opening_after, opening_path
+from pipeline.simulator.duty import Duty, opening_after, opening_path
 from pipeline.simulator.fleet import Fleet, Gate, channel_keys
+from pipeline.simulator.inject import ForcedFault
 from pipeline.simulator.maintenance import Outage
-from pipeline.simulator.sensor_faults import apply_faults, draw_faults, draw_scatter
-from pipeline.simulator.streams import Layer, stream
-from pipeline.simulator.weather import DAY_S, Floats, Weather, ambient_at, daily_to_instants, local_hour, sun_at
+from pipeline.simulator.scenarios import find_scenario
+from pipeline.simulator.sensor_faults import apply_faults, apply_wishes, draw_faults, draw_scatter, memory_s, slip_units
+from pipeline.simulator.streams import Floats, Ints, Layer, hash_key, hashed, stream
+from pipeline.simulator.weather import DAY_S, Weather, ambient_at, daily_to_instants, local_hour, sun_at
 
 Bools = NDArray[np.bool_]
 
@@ -86,8 +90,11 @@ LIMITS = {
     "velocity_rms": (0.0, 45.0),
     "acceleration_rms": (0.0, 50.0),
     "acceleration_peak": (0.0, 50.0),
+    "crest_factor": (1.0, 50.0),
     "temperature": (-30.0, 200.0),
 }
+"""Ranges of the sensors, in the canonical unit."""
+
 DECIMALS = {
     "velocity_rms": 1,
     "acceleration_rms": 3,
@@ -106,6 +113,9 @@ DECIMALS = {
 }
 """Resolution of the sensors: decimals of the canonical unit."""
 
+NARROW_OPENING = 0.25
+"""How much more a leaf vibrates, as a share, where it is nearly closed."""
+
 LOCK_IN_HALF_WIDTH = 0.25
 """Half the width of the band of openings, as a share of the travel, in which worn seals make the leaf vibrate."""
 
@@ -113,19 +123,25 @@ LOCK_IN_HALF_WIDTH = 0.25
 BEAT, START, SAMPLE, STOP = 0, 1, 2, 3
 """Kinds of rows: a heartbeat at rest, and within a run its start, a vibration sample a minute, its stop."""
 
-Draw = Callable[[np.random.Generator, int], Floats]
+WARM_UP_D = 4
+"""Days before a part of a gate's life from which its temperatures are reckoned: 40 time constants, nothing is left of more."""
+
+SLOW_SAMPLES = 10
+"""With the firmware of that scenario only each tenth minute of movement is sampled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """When a gate reports and why, one entry per row, ascending.
 
-    ``t_s`` seconds from the start; ``run`` the index of the run asked for (-1 for a heartbeat); ``kind`` one of `BEAT` … `STOP`.
+    ``t_s`` seconds from the start; ``run`` the index of the run asked for (-1 for a heartbeat); ``kind`` one of `BEAT` … `STOP`;
+    ``name`` a number that the row has whatever else the gate reports.
     """
 
     t_s: Floats
     run: Ints
     kind: Ints
+    name: Ints
 
     @property
     def moving(self) -> Bools:
@@ -146,27 +162,11 @@ class Rows:
 
     def of_run(self, per_run: Floats) -> Floats:
         """Spread a value per run over the rows; a heartbeat gets an arbitrary one."""
-        return per_run[self.run] if len(per_run) else np.zeros(len(self.run))
+        return per_run[self.run] if len(per_run) else np.full(len(self.run), 0.5)
 
-
-def lay_out(duty: Duty, days: int, heartbeat_s: float, phase_s: float) -> Rows:
-    """Every row there would be if every run asked for were made and the heartbeat never paused."""
-    samples = np.maximum(np.floor((duty.duration_s - RUN_UP_S - 1.0) / SAMPLE_EVERY_S).astype(np.int64) + 1, 0)
-    run_of_sample = np.repeat(np.arange(len(samples)), samples)
-    nth = np.arange(len(run_of_sample)) - np.repeat(np.cumsum(samples) - samples, samples)
-    beat_s = np.arange(phase_s, days * DAY_S, heartbeat_s)
-    runs = np.arange(len(samples))
-    parts = [
-        (beat_s, np.full(len(beat_s), -1), BEAT),
-        (duty.start_s, runs, START),
-        (duty.start_s[run_of_sample] + RUN_UP_S + SAMPLE_EVERY_S * nth, run_of_sample, SAMPLE),
-        (duty.start_s + duty.duration_s, runs, STOP),
-    ]
-    t_s = np.concatenate([t for t, _, _ in parts])
-    run = np.concatenate([r for _, r, _ in parts])
-    kind = np.concatenate([np.full(len(t), k) for t, _, k in parts])
-    order = np.lexsort((kind, t_s))
-    return Rows(t_s[order], run[order], kind[order])
+    def choose(self, chosen: Bools) -> Rows:
+        """Some of the rows."""
+        return Rows(self.t_s[chosen], self.run[chosen], self.kind[chosen], self.name[chosen])
 
 
 def made_s(duty: Duty, life: Life) -> Floats:
@@ -179,54 +179,86 @@ def made_s(duty: Duty, life: Life) -> Floats:
     return duration_s
 
 
-def happened(layout: Rows, duty: Duty, lasted_s: Floats) -> tuple[Ints, Rows]:
-    """The rows that came to be, and their places in the layout: what was moving sent no heartbeat, what stood no sample."""
-    of_run = layout.run >= 0
-    lasted = layout.of_run(lasted_s)
-    end_s = layout.of_run(duty.start_s) + lasted
-    keep = np.where(of_run, (lasted > 0.0) & ((layout.t_s < end_s) | (layout.kind == STOP)), True)
-    if len(lasted_s):
-        before = np.searchsorted(duty.start_s, layout.t_s, side="right") - 1
-        within = (before >= 0) & (layout.t_s <= (duty.start_s + lasted_s)[before]) & (lasted_s[before] > 0.0)
-        keep &= of_run | ~within
-    places = np.flatnonzero(keep)
-    t_s = np.where(layout.kind == STOP, end_s, layout.t_s)[places]
-    order = np.lexsort((layout.kind[places], t_s))
-    places, t_s = places[order], t_s[order]
-    fresh = np.append(True, np.diff(t_s) > 0.0)
-    places = places[fresh]
-    return places, Rows(t_s[fresh], layout.run[places], layout.kind[places])
+def lay_out(duty: Duty, lasted_s: Floats, heartbeat_s: float, phase_s: float, from_s: float, until_s: float) -> Rows:
+    """The rows between two instants: each run made, with a sample a minute after its run-up, and heartbeats in between."""
+    runs = np.flatnonzero((lasted_s > 0.0) & (duty.start_s + lasted_s >= from_s) & (duty.start_s < until_s))
+    start_s, end_s, number = duty.start_s[runs], duty.start_s[runs] + lasted_s[runs], duty.number[runs]
+    samples = np.maximum(np.ceil((lasted_s[runs] - RUN_UP_S) / SAMPLE_EVERY_S).astype(np.int64), 0)
+    of_run = np.repeat(np.arange(len(runs)), samples)
+    nth = np.arange(len(of_run)) - np.repeat(np.cumsum(samples) - samples, samples)
+    first = int(np.ceil(max(from_s - phase_s, 0.0) / heartbeat_s))
+    beats = np.arange(first, max(int(np.ceil((until_s - phase_s) / heartbeat_s)), first))
+    beat_s = phase_s + beats * heartbeat_s
+    # what moves sends no heartbeat
+    before = np.searchsorted(start_s, beat_s, side="right") - 1
+    if len(runs):
+        still = (before < 0) | (beat_s > end_s[before])
+        beats, beat_s = beats[still], beat_s[still]
+    parts = [
+        (beat_s, np.full(len(beats), -1), BEAT, 2 * beats),
+        (start_s, runs, START, 128 * number + 1),
+        (start_s[of_run] + RUN_UP_S + SAMPLE_EVERY_S * nth, runs[of_run], SAMPLE, 128 * number[of_run] + 2 * nth + 3),
+        (end_s, runs, STOP, 128 * number + 127),
+    ]
+    t_s = np.concatenate([t for t, _, _, _ in parts])
+    run = np.concatenate([r for _, r, _, _ in parts]).astype(np.int64)
+    kind = np.concatenate([np.full(len(t), k) for t, _, k, _ in parts])
+    name = np.concatenate([n for _, _, _, n in parts]).astype(np.int64)
+    order = np.lexsort((kind, t_s))
+    order = order[(t_s[order] >= from_s) & (t_s[order] < until_s)]
+    order = order[np.append(True, np.diff(t_s[order]) > 0.0)] if len(order) else order
+    return Rows(t_s[order], run[order], kind[order], name[order])
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Random draws for the rows of one gate, from a stream for each channel.
-
-    Drawn for the whole layout: what a repair or a fault changes elsewhere in the gate's life leaves the noise of a row alone.
-    """
+    """Random draws for the rows of one gate by channel, each a function of its own day, run or reading alone."""
 
     seed: int
     gate_index: int
-    layout: Rows
-    places: Ints
     rows: Rows
-    days: int
-    runs: int
+    run_number: Ints
+    layer: Layer = Layer.SIGNAL
 
-    def per_row(self, channel: str, draw: Draw) -> Floats:
-        """A draw for each row."""
-        return draw(self._rng(channel, 0), len(self.layout.t_s))[self.places]
+    def row(self, purpose: str) -> Floats:
+        """A uniform draw for each row."""
+        return self._draw(purpose, 0, self.rows.name)
 
-    def per_run(self, channel: str, draw: Draw) -> Floats:
-        """A draw for each run, spread over its rows; heartbeats get an arbitrary one."""
-        return self.rows.of_run(draw(self._rng(channel, 1), self.runs))
+    def run(self, purpose: str) -> Floats:
+        """A uniform draw for each run, spread over its rows; heartbeats get an arbitrary one."""
+        return self.rows.of_run(self._draw(purpose, 1, self.run_number))
 
-    def per_day(self, channel: str, draw: Draw) -> Floats:
-        """A draw for each day, spread over its rows."""
-        return draw(self._rng(channel, 2), self.days)[self.rows.day]
+    def day(self, purpose: str) -> Floats:
+        """A uniform draw for each day, spread over its rows."""
+        first = int(self.rows.day.min(initial=0))
+        return self._draw(purpose, 2, np.arange(first, int(self.rows.day.max(initial=0)) + 1))[self.rows.day - first]
 
-    def _rng(self, channel: str, part: int) -> np.random.Generator:
-        return stream(self.seed, Layer.SIGNAL, self.gate_index, part, crc32(channel.encode()))
+    def daily(self, purpose: str, days: int) -> Floats:
+        """A uniform draw for each day of the whole simulation."""
+        return self._draw(purpose, 2, np.arange(days))
+
+    def _draw(self, purpose: str, part: int, names: Ints) -> Floats:
+        return hashed(hash_key(self.seed, self.layer, self.gate_index, part, crc32(purpose.encode())), names)
+
+
+def normal(uniform: Floats) -> Floats:
+    """Standard normal from uniform draws."""
+    return np.asarray(special.ndtri(uniform))
+
+
+def student(uniform: Floats) -> Floats:
+    """Student's t with 4 degrees of freedom from uniform draws, by its closed quantile function; heavy-tailed noise.
+
+    Cut at 6, beyond which a healthy machine would shake itself to pieces.
+
+    References
+    ----------
+    Shaw (2006), "Sampling Student's T distribution - use of the inverse cumulative distribution function".
+    """
+    a = 4.0 * uniform * (1.0 - uniform)
+    root = np.sqrt(a)
+    t = 2.0 * np.sqrt(np.maximum(np.cos(np.arccos(root) / 3.0) / root - 1.0, 0.0)) * np.sign(uniform - 0.5)
+    return np.asarray(np.clip(t, -6.0, 6.0))
 
 
 def first_order(target: Floats, dt_over_tau: Floats, initial: float) -> Floats:
@@ -246,39 +278,101 @@ def first_order(target: Floats, dt_over_tau: Floats, initial: float) -> Floats:
     return add
 
 
-def observe(fleet: Fleet, gate: Gate, weather: Weather, duty: Duty, life: Life) -> pd.DataFrame:
-    """What the gate's gateway reports over the whole time: ``ts`` and one column per channel, NaN where nothing was measured."""
-    phase_s = float(stream(fleet.seed, Layer.SIGNAL, gate.index).integers(0, fleet.heartbeat_min * 60))
-    layout = lay_out(duty, fleet.days, fleet.heartbeat_min * 60.0, phase_s)
-    lasted_s = made_s(duty, life)
-    places, rows = happened(layout, duty, lasted_s)
-    noise = Noise(fleet.seed, gate.index, layout, places, rows, fleet.days, len(duty.start_s))
-    visible = [episode for episode in life.episodes if not episode.silent]
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One gate with all that happened to it: what `observe` looks at."""
 
-    values = _surroundings(noise, gate, weather, duty, lasted_s)
-    values |= _vibration(noise, gate, weather, duty, life, visible, values["leaf.opening"] / gate.calling.travel_m)
-    for key, true_c in true_temperatures(gate, weather, visible, rows, duty.load, duty.stops).items():
-        sd_k = THERMAL[key][2]
-        values[key] = true_c + noise.per_day(key, _normal(0.8 * sd_k)) + noise.per_row(key, _normal(0.6 * sd_k))
+    fleet: Fleet
+    gate: Gate
+    weather: Weather
+    duty: Duty
+    life: Life
 
+    @property
+    def visible(self) -> list[Episode]:
+        """The faults that a sensor can see."""
+        return [episode for episode in self.life.episodes if not episode.silent]
+
+
+def observe(scene: Scene, first_day: int = 0, stop_day: int | None = None) -> pd.DataFrame:
+    """What the gate's gateway reports from one day to another: ``ts`` and one column per channel, NaN where nothing was measured.
+
+    The parts of a gate's life, made one by one and put together, are the whole.
+    """
+    fleet, gate = scene.fleet, scene.gate
     keys = channel_keys(gate.hoist)
-    values = {key: values[key] for key in keys}
+    faults = draw_faults(stream(fleet.seed, Layer.SENSOR, gate.index), keys, fleet.days) if fleet.sensor_faults else []
+    wishes = [*fleet.faults_of(gate), *_swaps(fleet, gate)]
+    from_s, until_s = first_day * float(DAY_S), (fleet.days if stop_day is None else stop_day) * float(DAY_S)
+    matters_s = max(memory_s(faults, wishes, from_s) - WARM_UP_D * DAY_S, 0.0)
+    ahead_s = max((wish.at_s + 30.0 * DAY_S for wish in wishes if wish.fault == "clipping"), default=0.0)
+
+    rows, values = true_signals(scene, matters_s, min(max(until_s, ahead_s), fleet.days * float(DAY_S)))
+    noise = Noise(fleet.seed, gate.index, rows, scene.duty.number, Layer.SENSOR)
     if fleet.sensor_faults:
-        faults = draw_faults(stream(fleet.seed, Layer.SENSOR, gate.index, 0), keys, fleet.days)
-        scatter = draw_scatter(stream(fleet.seed, Layer.SENSOR, gate.index, 1), keys, len(layout.t_s))
-        apply_faults(faults, scatter.at(places), rows.t_s, values)
+        apply_faults(faults, draw_scatter(noise.row, keys), rows.t_s, values)
+    apply_wishes(wishes, noise.row, rows.t_s, rows.kind == SAMPLE, values)
     for key in keys:
         quantity = key.rpartition(".")[2]
         values[key] = np.round(np.clip(values[key], *LIMITS.get(quantity, (-np.inf, np.inf))), DECIMALS[quantity]) + 0.0
-    heard = ~np.all([np.isnan(values[key]) for key in keys], axis=0)
+    slip_units(wishes, rows.t_s, values)
+    heard = (rows.t_s >= from_s) & (rows.t_s < until_s) & ~np.all([np.isnan(values[key]) for key in keys], axis=0)
+    if fleet.scenario == "firmware":
+        heard &= _old_or_tenth(fleet, rows, values)
     first_ms = int(fleet.started_at.timestamp() * 1000)
-    ts = pd.Series(first_ms + np.round(rows.t_s[heard] * 1000).astype(np.int64)).astype("datetime64[ms, UTC]")
+    told_s = rows.t_s[heard] + gate.clock_error_s
+    ts = pd.Series(first_ms + np.round(told_s * 1000).astype(np.int64)).astype("datetime64[ms, UTC]")
     return pd.DataFrame({"ts": ts, **{key: values[key][heard] for key in keys}})
 
 
-def _surroundings(noise: Noise, gate: Gate, weather: Weather, duty: Duty, lasted_s: Floats) -> dict[str, Floats]:
+def true_signals(scene: Scene, from_s: float, until_s: float) -> tuple[Rows, dict[str, Floats]]:
+    """What faultless sensors would show between two instants, by channel."""
+    fleet, gate, duty = scene.fleet, scene.gate, scene.duty
+    heartbeat_s = fleet.heartbeat_min * 60.0
+    phase_s = float(stream(fleet.seed, Layer.SIGNAL, gate.index).integers(0, fleet.heartbeat_min * 60))
+    lasted_s = made_s(duty, scene.life)
+    rows = lay_out(duty, lasted_s, heartbeat_s, phase_s, from_s, until_s)
+    noise = Noise(fleet.seed, gate.index, rows, duty.number)
+
+    values = _surroundings(noise, scene, lasted_s)
+    values |= _vibration(noise, scene, values["leaf.opening"] / gate.calling.travel_m)
+    for key, true_c in true_temperatures(gate, scene.weather, scene.visible, rows, duty.load, duty.stops).items():
+        sd_k = THERMAL[key][2]
+        if key == "motor.bearing_de.temperature":
+            true_c = true_c - gate.contact_loss * (true_c - ambient_at(scene.weather, rows.t_s))
+        values[key] = true_c + 0.8 * sd_k * normal(noise.day(key)) + 0.6 * sd_k * normal(noise.row(key))
+    return rows, {key: values[key] for key in channel_keys(gate.hoist)}
+
+
+def _swaps(fleet: Fleet, gate: Gate) -> list[ForcedFault]:
+    """What the scenario `sensor_swap` does to one gate, as sensor faults: a slip of unit, or another gain."""
+    if fleet.scenario != "sensor_swap":
+        return []
+    window = find_scenario(fleet.scenario).window(fleet.start, fleet.days)
+    kind, when = stream(fleet.seed, Layer.SCENARIO, gate.index).random(2).tolist()
+    at_s = (window.start + 14.0 * when) * DAY_S
+    if kind < 1 / 3:
+        return [ForcedFault(gate.gate_id, "motor.velocity_rms", "unit_slip", at_s)]
+    if kind < 2 / 3:
+        return [ForcedFault(gate.gate_id, "gearbox.velocity_rms", "other_gain", at_s)]
+    return []
+
+
+def _old_or_tenth(fleet: Fleet, rows: Rows, values: dict[str, Floats]) -> Bools:
+    """Which rows a gateway still sends with the new firmware; what it no longer measures becomes NaN in place."""
+    window = find_scenario(fleet.scenario).window(fleet.start, fleet.days)
+    new = rows.t_s >= window.start * DAY_S
+    for key, column in values.items():
+        if key.endswith(("kurtosis", "crest_factor")):
+            column[new] = np.nan
+    nth = (rows.name % 128 - 3) // 2
+    kept: Bools = ~new | (rows.kind != SAMPLE) | (nth % SLOW_SAMPLES == 0)
+    return kept
+
+
+def _surroundings(noise: Noise, scene: Scene, lasted_s: Floats) -> dict[str, Floats]:
     """What the drive itself and the water say: movement, load, opening, head, level, air."""
-    rows = noise.rows
+    rows, gate, weather, duty = noise.rows, scene.gate, scene.weather, scene.duty
     opening_m = np.full(len(rows.t_s), 0.25 * gate.calling.travel_m)
     made = np.flatnonzero(lasted_s > 0.0)
     if len(made):
@@ -292,44 +386,36 @@ def _surroundings(noise: Noise, gate: Gate, weather: Weather, duty: Duty, lasted
     wet = daily_to_instants((weather.rain_mm > 1.0).astype(np.float64), rows.t_s)
 
     def jitter(channel: str, sd: float) -> Floats:
-        return noise.per_row(channel, _normal(sd))
+        return sd * normal(noise.row(channel))
 
-    told = rows.of_run(duty.load) + noise.per_run("motor.load", _normal(LOAD_ERROR))
+    told = rows.of_run(duty.load) + LOAD_ERROR * normal(noise.run("motor.load"))
     humidity = 68.0 + 16.0 * wet + 9.0 * np.cos(2 * np.pi * (local_hour(rows.t_s) - 5.0) / 24.0)
+    # releases upstream make the level wander in dry weather, too; an open gate lets the water behind it fall
+    swell_m = 0.06 * daily_to_instants(normal(noise.daily("swell", weather.days)), rows.t_s)
+    head_m = gate.head_m * (1.0 + 0.25 * flood) * (1.0 - 0.2 * opening_m / gate.calling.travel_m)
     return {
         "motor.moving": rows.moving.astype(np.float64),
         "motor.load": np.where(rows.moving, np.maximum(told + jitter("motor.load", 0.01), 0.0), np.nan),
         "leaf.opening": opening_m,
-        "leaf.head": gate.head_m * (1.0 + 0.25 * flood) + jitter("leaf.head", 0.02),
+        "leaf.head": head_m + jitter("leaf.head", 0.02),
         "station.ambient_temperature": ambient_at(weather, rows.t_s) + jitter("station.ambient_temperature", 0.2),
         "station.humidity": np.clip(humidity + jitter("station.humidity", 2.0), 20.0, 100.0),
-        "station.water_level": gate.level_m + 0.8 * flood + jitter("station.water_level", 0.01),
+        "station.water_level": gate.level_m + 0.8 * flood + swell_m + jitter("station.water_level", 0.01),
     }
 
 
-def _normal(sd: float) -> Draw:
-    return lambda rng, n: rng.normal(0.0, sd, n)
-
-
-def _student(rng: np.random.Generator, n: int) -> Floats:
-    """Heavy-tailed noise; cut at 6, beyond which a healthy machine would shake itself to pieces."""
-    return np.clip(rng.standard_t(4.0, n), -6.0, 6.0)
-
-
-def _roughness(rng: np.random.Generator, n: int) -> Floats:
+def _roughness(noise: Noise, key: str) -> Floats:
     """What raises a run's kurtosis without a fault; three runs of a hundred are four times as rough."""
-    rough: Floats = np.abs(0.2 * _student(rng, n)) * np.where(rng.random(n) < 0.03, 4.0, 1.0)
-    return rough
+    rough = np.where(noise.run(f"{key} rough") < 0.03, 4.0, 1.0)
+    return np.asarray(np.abs(0.2 * student(noise.run(key))) * rough)
 
 
-def _vibration(
-    noise: Noise, gate: Gate, weather: Weather, duty: Duty, life: Life, visible: Sequence[Episode], opening: Floats
-) -> dict[str, Floats]:
+def _vibration(noise: Noise, scene: Scene, opening: Floats) -> dict[str, Floats]:
     """Vibration and current: per sample in motion, the noise floor at rest; kurtosis and crest in motion only."""
-    rows = noise.rows
+    rows, gate, weather = noise.rows, scene.gate, scene.weather
     sampled, resting = rows.kind == SAMPLE, ~rows.moving
-    load = rows.of_run(duty.load)
-    progress = [(episode.mode, episode.progress_at(rows.t_s)) for episode in visible]
+    load = rows.of_run(scene.duty.load)
+    progress = [(episode.mode, episode.progress_at(rows.t_s)) for episode in scene.visible]
     strength = [(mode, severity(mode, z)) for mode, z in progress]
     locked_in = np.abs(opening - gate.lock_in_opening) < LOCK_IN_HALF_WIDTH
 
@@ -337,32 +423,36 @@ def _vibration(
     for key, baseline in gate.baseline.items():
         component, sensitivity = key.partition(".")[0], gate.sensitivity[key]
         if key.endswith("kurtosis"):
-            level = baseline + noise.per_run(key, _roughness) + np.abs(0.15 * noise.per_row(key, _student))
+            level = baseline + _roughness(noise, key) + np.abs(0.15 * student(noise.row(key)))
             for mode, z in progress:
                 level = level + IMPULSES.get(mode.code, {}).get(key, 0.0) * 4.0 * z * (1.0 - z) * sensitivity
             out[key] = np.where(sampled, level, np.nan)
             continue
-        log_level = DAY_NOISE * noise.per_day(key, _student) + RUN_NOISE * noise.per_run(key, _student)
-        log_level += READING_NOISE * noise.per_row(key, _student)
+        log_level = DAY_NOISE * student(noise.day(key)) + RUN_NOISE * student(noise.run(key))
+        log_level += READING_NOISE * student(noise.row(key))
         form, unit = 0.7 + 0.55 * load, 1.0
-        rest = noise.per_row(f"{key} at rest", partial(_floor, key, baseline))
+        rest: Floats = np.zeros(len(rows.t_s))
         if key == "motor.current":
             log_level *= CURRENT_NOISE_SHARE
-            form, unit, rest = 0.4 + 1.1 * load, gate.rated_current_a, 0.0 * rest
+            form, unit = 0.4 + 1.1 * load, gate.rated_current_a
+        else:
+            rest = _floor(noise, key, baseline)
         if component == "leaf":
-            turbulence = noise.per_run(f"{key} in floods", lambda rng, n: rng.uniform(0.3, 1.0, n))
+            turbulence = 0.3 + 0.7 * noise.run(f"{key} in floods")
             form = form * (1.0 + 0.9 * weather.flood[rows.day] * turbulence)
+            # the jet under a nearly closed leaf shakes it
+            form = form * (1.0 + NARROW_OPENING * np.exp(-opening / 0.15))
         for mode, s in strength:
             gain = sensitivity * GAINS[mode.code].get(key, 0.0)
             log_level += gain * s * (locked_in if mode.code == "seal_wear" else 1.0)
-        for outage in life.outages:
+        for outage in scene.life.outages:
             if outage.kind != "inspection" and outage.component in ("", component):
                 log_level[rows.t_s >= outage.end_s] += _renewal(noise, key, outage)
         level = unit * baseline * form * np.exp(log_level)
         out[key] = np.where(sampled, level, np.where(resting, rest, np.nan))
     for component in ("motor", "gearbox"):
         excess = np.maximum(out[f"{component}.kurtosis"] - 3.0, 0.0)
-        scatter = noise.per_row(f"{component}.crest_factor", _normal(0.1))
+        scatter = 0.1 * normal(noise.row(f"{component}.crest_factor"))
         out[f"{component}.crest_factor"] = np.clip(3.0 + 0.9 * excess**0.6 + scatter, 2.5, 12.0)
         out[f"{component}.acceleration_peak"] = out[f"{component}.crest_factor"] * out[f"{component}.acceleration_rms"]
     return out
@@ -374,11 +464,12 @@ def _renewal(noise: Noise, key: str, outage: Outage) -> float:
     return float(rng.normal(0.0, 0.1))
 
 
-def _floor(key: str, baseline: float, rng: np.random.Generator, n: int) -> Floats:
+def _floor(noise: Noise, key: str, baseline: float) -> Floats:
     """Vibration at rest: the sensor's own floor, and now and then a neighbour at work."""
     own, scale = (0.06, 0.1) if key.endswith("acceleration_rms") else (0.1, 1.0)
-    neighbour = np.where(rng.random(n) < 0.04, rng.uniform(0.1, 0.35, n), 0.0)
-    return scale * (own * rng.uniform(0.5, 1.5, n) + baseline * neighbour)
+    at_work = noise.row(f"{key} neighbour") < 0.04
+    neighbour = np.where(at_work, 0.1 + 0.25 * noise.row(f"{key} neighbour's strength"), 0.0)
+    return np.asarray(scale * (own * (0.5 + noise.row(f"{key} at rest")) + baseline * neighbour))
 
 
 def true_temperatures(

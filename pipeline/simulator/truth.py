@@ -5,15 +5,17 @@ Nothing that trains or scores may import this; an import contract holds that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import BadInput
 from pipeline.simulator.degradation import SUDDEN, Life
 from pipeline.simulator.weather import DAY_S
 
@@ -61,17 +63,41 @@ def truth_table(gate_id: str, start: datetime, days: int, life: Life) -> pa.Tabl
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def write_truth(folder: Path, tables: Iterable[pa.Table]) -> None:
-    """Write truth.parquet, one row group a gate."""
-    with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd") as writer:
+def write_truth(folder: Path, tables: Iterable[pa.Table], version: str, settings: Mapping[str, Any]) -> None:
+    """Write truth.parquet, one row group a gate; the file's metadata says by which simulator, told what, it was made."""
+    schema = SCHEMA.with_metadata({"simulator": version, "settings": msgspec.json.encode(settings)})
+    with pq.ParquetWriter(folder / FILE, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:
     """The hidden state of a dataset folder; columns as `truth_table` says."""
-    frame: pd.DataFrame = pq.read_table(Path(folder) / FILE).to_pandas()
+    frame: pd.DataFrame = pq.read_table(_file(folder)).to_pandas()
     return frame
+
+
+def read_settings(folder: str | Path, version: str) -> dict[str, Any]:
+    """What the simulator was told when it made the folder, for `fleet.make_fleet`.
+
+    Raises
+    ------
+    BadInput
+        The folder has no truth, or one by another version of the simulator.
+    """
+    metadata = pq.read_schema(_file(folder)).metadata or {}
+    made_by = metadata.get(b"simulator", b"an older version").decode()
+    if made_by != version:
+        raise BadInput(f"{Path(folder) / FILE} must be made by simulator version {version}; got {made_by}. Simulate it again")
+    settings: dict[str, Any] = msgspec.json.decode(metadata[b"settings"])
+    return settings | {"start": date.fromisoformat(settings["start"])}
+
+
+def _file(folder: str | Path) -> Path:
+    file = Path(folder) / FILE
+    if not file.is_file():
+        raise BadInput(f"{str(folder)!r} has no {FILE}: only what the simulator wrote knows its hidden state")
+    return file
 
 
 def failures(truth: pd.DataFrame) -> pd.DataFrame:

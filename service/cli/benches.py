@@ -29,7 +29,7 @@ def _gates(fewest: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @out_option
 @click.pass_context
 def bench_group(context: click.Context, out: Path | None) -> None:
-    """Measure how fast the service is on this machine; without a command, everything (some minutes).
+    """Measure how fast the service is on this machine; without a command, everything (some minutes) but `publish`.
 
     \b
     sluicewatch bench --out bench.json
@@ -83,6 +83,28 @@ def score(gates: int, days: int, repeats: int, out: Path | None) -> None:
     _tell(_score(gates, days, repeats), out)
 
 
+@bench_group.command()
+@option("--gates", type=click.IntRange(1, 10_000), default=2_000, show_default=True, help="Simulated gates, three a station.")
+@option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=200.0,
+    show_default=True,
+    help="Most messages a second of them all.",
+)
+@option("--seconds", type=click.FloatRange(0, 86_400, min_open=True), default=300.0, show_default=True, help="How long.")
+@out_option
+def publish(gates: int, rate: float, seconds: float, out: Path | None) -> None:
+    """Simulated gates that publish from one process: published, acknowledged and received must agree.
+
+    Needs Mosquitto. As it lasts for --seconds, by default 5 minutes, `bench` without a command leaves it out.
+
+    \b
+    sluicewatch bench publish --gates 2000 --rate 200 --seconds 300
+    """
+    _tell(_publish(gates, rate, seconds), out)
+
+
 def _ingest(messages: int, repeats: int) -> list[Figure]:
     from service.bench.ingest import bench_ingest
 
@@ -102,6 +124,13 @@ def _score(gates: int, days: int, repeats: int) -> list[Figure]:
 
     with counted_progress("score") as progress:
         return bench_score(gates, days, repeats, progress)
+
+
+def _publish(gates: int, rate: float, seconds: float) -> list[Figure]:
+    from service.bench.publish import bench_publish
+
+    with counted_progress("publish") as progress:
+        return bench_publish(gates, rate, seconds, progress)
 
 
 def _tell(figures: list[Figure], out: Path | None) -> None:

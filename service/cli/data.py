@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.errors import BadInput
-from service.cli.parts import counted_progress, database_option, open_database, option, stop_on_signals, utc_day, wall
+from service.cli.parts import (
+    counted_progress,
+    database_option,
+    make_folder,
+    open_database,
+    option,
+    stop_on_signals,
+    utc_day,
+    wall,
+)
+
+if TYPE_CHECKING:
+    from pipeline.simulator import Fleet
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @option("--to", type=click.Path(path_type=Path), default=None, help="Write a dataset folder here.")
 @option("--mqtt", default=None, help="Publish to this broker instead, as the gates' gateways would.")
 @option("--gates", type=click.IntRange(1, 10_000), default=24, show_default=True, help="How many gates.")
@@ -21,6 +33,12 @@ from service.cli.parts import counted_progress, database_option, open_database, 
 @option("--start", callback=utc_day, default="2024-01-01", show_default=True, help="First day.")
 @option("--hazard-scale", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="How often wear starts.")
 @option("--heartbeat-min", type=click.IntRange(1, 720), default=15, show_default=True, help="Minutes between readings at rest.")
+@option("--scenario", default="", help="A world that differs; `simulate scenarios` lists them.")
+@option("--inject", multiple=True, help="gate=G,mode=M,fail-at=T or gate=G,channel=C,fault=F,at=T[,until=T]; may be repeated.")
+@option("--sensor-faults/--no-sensor-faults", default=True, help="Drifting, stuck, loose and silent sensors.")
+@option("--preventive/--no-preventive", default=True, help="Periodic inspections.")
+@option("--transport-faults/--no-transport-faults", default=True, help="Wrong clocks; readings late, repeated, out of order.")
+@option("--waveforms", is_flag=True, help="Two vibration bursts an operation, too (16 KB each).")
 @option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @option(
     "--speed",
@@ -29,55 +47,118 @@ from service.cli.parts import counted_progress, database_option, open_database, 
     show_default=True,
     help="Seconds of event time a second.",
 )
+@option("--rate", type=click.FloatRange(min=0, min_open=True), default=None, help="At most so many messages a second.")
+@click.pass_context
 def simulate(
+    context: click.Context,
+    /,
     to: Path | None,
     mqtt: str | None,
-    gates: int,
-    days: int,
-    seed: int,
     start: datetime,
-    hazard_scale: float,
-    heartbeat_min: int,
     jobs: int,
     speed: float,
+    rate: float | None,
+    waveforms: bool,
+    **drawn: Any,
 ) -> None:
     """Simulate gates that wear out: as a dataset folder, or as sensors that publish.
 
     \b
     sluicewatch simulate --to fleet/ --gates 24 --days 365 --seed 1
     sluicewatch simulate --mqtt mqtt://127.0.0.1:1883 --gates 3 --days 1 --speed 60
+    sluicewatch simulate --to fleet/ --inject gate=DSH-S1-G1,mode=motor_bearing,fail-at=2024-06-01T09:00:00Z
     """
+    if context.invoked_subcommand is not None:
+        return
     from pipeline import simulator
 
     if to is None and mqtt is None:
         raise BadInput("simulate: give --to FOLDER to write a dataset, or --mqtt URL to publish")
-    drawn: dict[str, Any] = {
-        "gates": gates,
-        "days": days,
-        "seed": seed,
-        "start": start.date(),
-        "hazard_scale": hazard_scale,
-        "heartbeat_min": heartbeat_min,
-    }
+    drawn["start"] = start.date()
     if to is not None:
         with counted_progress("simulate") as progress:
-            simulator.write_dataset(to, jobs=jobs, progress=progress, **drawn)
-        click.echo(f"{gates} gates, {days} days written to {to}; see {to / 'data_card.md'}")
+            simulator.write_dataset(to, jobs=jobs, waveforms=waveforms, progress=progress, **drawn)
+        click.echo(f"{drawn['gates']} gates, {drawn['days']} days written to {to}; see {to / 'data_card.md'}")
         return
     assert mqtt is not None
-    _publish(simulator.make_fleet(**drawn), mqtt, speed)
+    _publish(simulator.make_fleet(**drawn), mqtt, speed, rate, waveforms)
 
 
-def _publish(fleet: Any, mqtt: str, speed: float) -> None:
+def _publish(fleet: Fleet, mqtt: str, speed: float, rate: float | None, waveforms: bool) -> None:
     from pipeline import simulator
     from pipeline.simulator.publish import FleetPublisher, fleet_messages, replay
+    from pipeline.simulator.transport import through_uplinks
 
-    readings = {gate_id: simulator.simulate_gate(fleet, gate_id).readings for gate_id in fleet.gate_ids}
-    with FleetPublisher(fleet_messages(fleet, readings, live_from=fleet.started_at)) as publisher:
+    readings = {gate_id: simulator.stream_readings(fleet, gate_id) for gate_id in fleet.gate_ids}
+    bursts = {gate_id: simulator.stream_bursts(fleet, gate_id) for gate_id in fleet.gate_ids} if waveforms else {}
+    stations = fleet_messages(fleet, readings, live_from=fleet.started_at, bursts=bursts)
+    with FleetPublisher(through_uplinks(fleet, stations), messages_per_s=rate) as publisher:
         publisher.connect(mqtt)
         replay(publisher, fleet.started_at, fleet.ends_at, speed, stop_on_signals())
         publisher.wait_acknowledged(10.0)
+        left = publisher.next_event
         click.echo(f"published {publisher.published} messages, acknowledged {publisher.acknowledged}")
+        if left is not None:
+            click.echo(f"not handed over: what was due from {left:%Y-%m-%d %H:%M} UTC on")
+
+
+@simulate.command(name="scenarios")
+def simulate_scenarios() -> None:
+    """List the scenarios: what each changes, and what is to be expected of it.
+
+    \b
+    sluicewatch simulate scenarios
+    """
+    from pipeline.simulator.scenarios import SCENARIOS
+
+    for scenario in SCENARIOS.values():
+        click.echo(f"{scenario.name}\n    changes: {scenario.change}\n    expect:  {scenario.effect}")
+
+
+@simulate.command(name="oracle")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--rung", type=click.Choice(["O1", "O2", "O3"]), multiple=True, default=("O1", "O2", "O3"), help="Only this one.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
+def simulate_oracle(folder: Path, rung: tuple[str, ...], jobs: int) -> None:
+    """Forecast a simulated dataset from its hidden state: the ceiling for every model, as forecast files in the folder.
+
+    O1 knows everything, O2 not how fast a fault grows, O3 only what sensors could show. `evaluate` judges the files like any.
+
+    \b
+    sluicewatch simulate oracle fleet/
+    sluicewatch evaluate --dataset fleet/ --forecasts fleet/oracle-O3.parquet
+    """
+    from models.train import write_forecasts
+    from pipeline.simulator.oracle import oracle
+
+    for name in rung:
+        with counted_progress(name) as progress:
+            forecasts = oracle(folder, name, jobs=jobs, progress=progress)
+        file = folder / f"oracle-{name}.parquet"
+        write_forecasts(forecasts, file)
+        click.echo(f"{len(forecasts)} forecasts written to {file}")
+
+
+@simulate.command(name="plot")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--gate", required=True, help="Which gate.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="PNG, SVG or PDF; GATE.png unless told."
+)
+@click.option("--from", "from_", callback=utc_day, default=None, help="First day; the first of the record unless told.")
+@click.option("--days", type=click.IntRange(1, 3660), default=365, show_default=True, help="How many days.")
+def simulate_plot(folder: Path, gate: str, out: Path | None, from_: datetime | None, days: int) -> None:
+    """Draw a gate's year: vibration, temperature, duty, water, maintenance, failures, and the hidden wear where it is known.
+
+    \b
+    sluicewatch simulate plot fleet/ --gate DSH-S1-G1 --out gate.png
+    """
+    from pipeline.simulator.plot import plot_gate
+
+    file = Path(f"{gate}.png") if out is None else out
+    make_folder(file)
+    plot_gate(folder, gate, file, None if from_ is None else from_.date(), days)
+    click.echo(f"{gate} drawn in {file}")
 
 
 @click.command(name="import")

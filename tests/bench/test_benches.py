@@ -51,6 +51,17 @@ def test_the_ingest_bench_stores_every_reading_it_sends(tmp_path: Path) -> None:
     assert all(positive(figure) and len(figure["values"]) == 1 for figure in (bare, single, of_bare, arrays, of_single))
 
 
+@pytest.mark.broker
+@pytest.mark.usefixtures("mosquitto_program")
+def test_the_publish_bench_counts_the_same_at_all_three_places(tmp_path: Path) -> None:
+    rate, connect, memory = figures("publish", "--gates", "30", "--rate", "100", "--seconds", "3", out=tmp_path / "f.json")
+
+    assert rate["counts"] == {"gates": 30, "stations": 10, "published": 300, "acknowledged": 300, "received": 300}
+    assert 50 < rate["median"] <= 300 / (3 - 0.2)
+    assert (rate["unit"], connect["unit"], memory["unit"]) == ("messages/s", "s", "MB")
+    assert all(positive(figure) for figure in (rate, connect, memory))
+
+
 def test_the_simulator_bench_tells_how_time_grows_with_the_gates(tmp_path: Path) -> None:
     one, two, exponent = figures("simulate", "--gates", "2", "--days", "2", "--repeats", "2", out=tmp_path / "f.json")
 

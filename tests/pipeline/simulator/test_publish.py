@@ -1,22 +1,29 @@
+import gc
 import json
 import queue
+import resource
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from pipeline.adapters import Gate, native
 from pipeline.adapters import Message as Received
-from pipeline.simulator import make_fleet, simulate_gate
-from pipeline.simulator.publish import FleetPublisher, PublishError, fleet_messages, replay, to_messages
+from pipeline.errors import BadInput
+from pipeline.simulator import make_fleet, publish, simulate_gate
+from pipeline.simulator.publish import FleetPublisher, Message, PublishError, Station, fleet_messages, replay, to_messages
 from service.broker import Broker, free_port
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -125,6 +132,72 @@ def test_from_live_on_batches_become_short_and_numbering_goes_on() -> None:
     assert [r["seq"] for body in bodies for r in body.get("readings", [body])] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def quarters_of_an_hour(periods: int) -> pd.DataFrame:
+    """Two components' readings: one at each quarter, one at every third alone."""
+    n = np.arange(float(periods))
+    return pd.DataFrame(
+        {
+            "ts": pd.date_range("2024-01-01", periods=periods, freq="15min", tz="UTC"),
+            "motor.current": n,
+            "leaf.head": np.where(n % 3 == 0, n, np.nan),
+        }
+    )
+
+
+def test_frames_cut_between_batches_say_the_same_as_one_frame() -> None:
+    whole = quarters_of_an_hour(96)
+    live_from = START + timedelta(hours=20)
+
+    pieces = [whole[:16], whole[16:16], whole[16:20], whole[20:88], whole[88:]]
+
+    assert list(to_messages("S1", "G1", iter(pieces), live_from=live_from)) == list(
+        to_messages("S1", "G1", whole, live_from=live_from)
+    )
+
+
+@given(cuts=st.sets(st.integers(0, 96)))
+def test_frames_cut_anywhere_say_the_same_readings_with_the_same_numbers_in_order(cuts: set[int]) -> None:
+    whole = quarters_of_an_hour(96)
+    edges = [0, *sorted(cuts), 96]
+
+    messages = list(to_messages("S1", "G1", (whole[first:stop] for first, stop in pairwise(edges))))
+
+    assert [m.due_ms for m in messages] == sorted(m.due_ms for m in messages)
+    said, expected = (readings_by_topic(one) for one in (messages, to_messages("S1", "G1", whole)))
+    assert said == expected
+
+
+def readings_by_topic(messages: Iterable[Message]) -> dict[str, list[Any]]:
+    out: dict[str, list[Any]] = {}
+    for message in messages:
+        body = json.loads(message.payload)
+        out.setdefault(message.topic, []).extend(body.get("readings", [body]))
+    return out
+
+
+def test_frames_are_asked_for_one_at_a_time_and_let_go_before_the_next() -> None:
+    alive: list[weakref.ref[pd.DataFrame]] = []
+    most_alive = 0
+
+    def days() -> Iterator[pd.DataFrame]:
+        nonlocal most_alive
+        for day in range(5):
+            gc.collect()
+            most_alive = max(most_alive, sum(one() is not None for one in alive))
+            frame = quarters_of_an_hour(96).assign(ts=lambda f, day=day: f["ts"] + pd.Timedelta(days=day))
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+
+    messages = to_messages("S1", "G1", days())
+    assert len(alive) == 0
+    next(messages)
+
+    assert len(alive) == 1
+    assert sum(1 for _ in messages) + 1 == 5 * 48
+    assert most_alive == 0
+
+
 def test_ingest_reads_from_the_messages_exactly_what_the_dataset_would_hold() -> None:
     fleet = make_fleet(gates=1, days=3, seed=4)
     readings = simulate_gate(fleet, "DSH-S1-G1").readings
@@ -151,7 +224,7 @@ def test_ingest_reads_from_the_messages_exactly_what_the_dataset_would_hold() ->
 
 @pytest.mark.broker
 def test_what_is_published_is_acknowledged_and_arrives_in_event_order(mosquitto: Broker) -> None:
-    fleet = make_fleet(gates=4, days=3, seed=4, stations=2)
+    fleet = make_fleet(gates=4, days=3, seed=4, stations=2, transport_faults=False)  # clocks that are right
     readings = {gate_id: simulate_gate(fleet, gate_id).readings for gate_id in fleet.gate_ids}
     with subscriber(mosquitto) as received, FleetPublisher(fleet_messages(fleet, readings)) as publisher:
         publisher.connect(mosquitto.url)
@@ -236,6 +309,101 @@ def test_gates_are_online_while_connected_and_offline_after(mosquitto: Broker) -
         for status in ("online", "offline")
         for gate_id in ("DSH-S1-G1", "DSH-S1-G2")
     ]
+
+
+def minutely(messages: int, station_id: str = "S1") -> Station:
+    """A station that has so many messages to say, a minute apart."""
+    start_ms = int(START.timestamp() * 1000)
+    topic = f"sluicewatch/v1/{station_id}/G1/motor/telemetry"
+    said = (Message(start_ms + 60_000 * n, topic, b'{"t":"2024-01-01T00:00:00Z","seq":%d}' % n, 1) for n in range(messages))
+    return Station(station_id, ("G1",), said)
+
+
+@pytest.mark.broker
+def test_a_bounded_rate_is_kept_over_all_gateways_together(mosquitto: Broker) -> None:
+    rate, messages = 200.0, 300
+    stations = {name: minutely(messages // 3, name) for name in ("S1", "S2", "S3")}
+
+    with FleetPublisher(stations, messages_per_s=rate) as publisher:
+        publisher.connect(mosquitto.url)
+        began, began_cpu = time.monotonic(), time.process_time()
+        assert publisher.publish_until(START + timedelta(days=1), timeout=20)
+        took_s, took_cpu_s = time.monotonic() - began, time.process_time() - began_cpu
+        assert publisher.wait_acknowledged(timeout=10)
+
+    burst = rate * publish.BURST_S
+    assert publisher.published == publisher.acknowledged == messages
+    assert (messages - burst - 1) / rate <= took_s < 3 * messages / rate
+    assert took_cpu_s < took_s / 2, "it waits without being busy"
+
+
+@pytest.mark.broker
+def test_a_bounded_rate_holds_again_after_a_broker_restart(mosquitto: Broker) -> None:
+    rate, messages = 200.0, 300
+    with subscriber(mosquitto) as received, FleetPublisher({"S1": minutely(messages)}, messages_per_s=rate) as publisher:
+        publisher.connect(mosquitto.url)
+        assert not publisher.publish_until(START + timedelta(days=1), timeout=0.5)
+        mosquitto.stop()
+        before = publisher.published
+        assert not publisher.publish_until(START + timedelta(days=1), timeout=0.5)
+        while_down = publisher.published - before
+        mosquitto.start()
+        began = time.monotonic()
+        assert publisher.publish_until(START + timedelta(days=1), timeout=20)
+        took_s = time.monotonic() - began
+        assert publisher.wait_acknowledged(timeout=10)
+
+        seqs: set[int] = set()
+        online = 0
+        while len(seqs) < messages:
+            message = received.get(timeout=20)
+            body = json.loads(message.payload)
+            if message.topic.endswith("/status"):
+                # a retained one is only the broker's answer to the subscriber's coming back
+                online += body["status"] == "online" and not message.retain
+            else:
+                seqs.add(body["seq"])
+
+    assert 0 < before < messages
+    assert while_down <= 1
+    assert took_s >= (messages - before - while_down - rate * publish.BURST_S - 1) / rate
+    assert seqs == set(range(messages))
+    assert online == 2, "statuses are said again"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(BadInput, match="messages_per_s must be a number above 0; got"):
+        FleetPublisher({}, messages_per_s=rate)
+
+
+def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_limit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, both: limits.append(both))
+
+    publish.allow_connections(800)
+    publish.allow_connections(2000)
+    publish.allow_connections(900)
+
+    assert limits == [(1024, 4096), (2200, 4096)]
+    with pytest.raises(PublishError, match=r"4000 stations need 4200 open files; the hard limit of this process is 4096"):
+        publish.allow_connections(4000)
+
+
+@pytest.mark.broker
+def test_seven_hundred_gateways_connect_in_seconds(mosquitto: Broker) -> None:
+    stations = {f"S{number}": minutely(1, f"S{number}") for number in range(700)}
+
+    with FleetPublisher(stations) as publisher:
+        began = time.monotonic()
+        publisher.connect(mosquitto.url)
+        took_s = time.monotonic() - began
+        assert publisher.publish_until(START + timedelta(days=1), timeout=20)
+        assert publisher.wait_acknowledged(timeout=20)
+
+    assert publisher.acknowledged == 700
+    assert took_s < 10
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1883", "mqtt://", "mqtt://127.0.0.1:notaport", "127.0.0.1:1883"])

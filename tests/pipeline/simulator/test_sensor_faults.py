@@ -56,7 +56,9 @@ def test_faults_come_as_often_as_they_should() -> None:
 
 
 def test_spikes_and_lost_readings_are_as_rare_as_they_should() -> None:
-    scatter = draw_scatter(np.random.default_rng(0), KEYS, 50_000)
+    rng = np.random.default_rng(0)
+
+    scatter = draw_scatter(lambda _purpose: rng.random(50_000), KEYS)
 
     assert np.mean([(factor > 1).mean() for factor in scatter.factor.values()]) == pytest.approx(0.002, rel=0.1)
     assert np.mean([lost.mean() for lost in scatter.lost.values()]) == pytest.approx(0.01, rel=0.1)
