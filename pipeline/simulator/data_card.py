@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.simulator.degradation import SUDDEN
 from pipeline.simulator.fleet import Fleet
 from pipeline.simulator.scenarios import find_scenario
-from pipeline.simulator.truth import failures
+from pipeline.simulator.truth import days_to_failure, failures
 
 PUBLISHED_FAILURES_PER_MACHINE_YEAR = 0.015
 """Major mechanical failures of lock gate machinery, computed from table D-5 of USACE ETL 1110-2-560 (2001)."""
@@ -60,7 +60,7 @@ def data_card(fleet: Fleet, version: str, maintenance: pd.DataFrame, truth: pd.D
     gate_years = len(fleet.gates) * fleet.days / 365.25
     failed = failures(truth)
     found = int((maintenance["finding"] == "confirmed_degradation").sum())
-    pf_d = _pf_days(truth)
+    pf_d = days_to_failure(truth)
     modes = [
         f"| {mode} | {component or 'whole gate'} | {len(rows)} | {len(rows) / gate_years:.3f} | {int(rows['silent'].sum())} |"
         for (mode, component), rows in failed.groupby(["mode", "component"], sort=True)
@@ -92,13 +92,6 @@ def data_card(fleet: Fleet, version: str, maintenance: pd.DataFrame, truth: pd.D
         pf=_pf_intervals(pf_d),
         short=int((pf_d < 7).sum() + (failed["mode"] == SUDDEN).sum()),
     )
-
-
-def _pf_days(truth: pd.DataFrame) -> pd.Series:
-    """Days from onset to failure of each fault that failed."""
-    faults = truth[truth["active"] & truth["fails_at"].notna()].groupby(["gate_id", "mode", "tau"])
-    days: pd.Series = (faults["fails_at"].first() - faults["day"].first()).dt.total_seconds() / 86_400.0
-    return days
 
 
 def _pf_intervals(pf_d: pd.Series) -> str:

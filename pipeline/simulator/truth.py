@@ -105,3 +105,10 @@ def failures(truth: pd.DataFrame) -> pd.DataFrame:
     failed = truth[truth["fails_at"].notna()].rename(columns={"fails_at": "failed_at"})
     columns = ["gate_id", "component", "mode", "silent", "failed_at"]
     return failed[columns].drop_duplicates(ignore_index=True).sort_values(["failed_at", "gate_id"], ignore_index=True)
+
+
+def days_to_failure(truth: pd.DataFrame) -> pd.Series:
+    """Days from the onset to the failure of each fault that took the function; sudden failures have none."""
+    faults = truth[truth["active"] & truth["fails_at"].notna()].groupby(["gate_id", "mode", "tau"])
+    days: pd.Series = (faults["fails_at"].first() - faults["day"].first()).dt.total_seconds() / DAY_S
+    return days

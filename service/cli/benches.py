@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.errors import BadInput
 from service.cli.parts import counted_progress, make_folder, option
 
 if TYPE_CHECKING:
@@ -103,6 +104,28 @@ def publish(gates: int, rate: float, seconds: float, out: Path | None) -> None:
     sluicewatch bench publish --gates 2000 --rate 200 --seconds 300
     """
     _tell(_publish(gates, rate, seconds), out)
+
+
+@bench_group.command()
+@option("--gates", type=click.IntRange(2, 10_000), default=100, show_default=True, help="Gates of each fleet.")
+@option("--days", type=click.IntRange(60, 10_000), default=720, show_default=True, help="Days of each fleet.")
+@option("--seeds", default="101,102,103", show_default=True, help="One fleet for each.")
+@option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes that share the gates.")
+@out_option
+def oracle(gates: int, days: int, seeds: str, jobs: int, out: Path | None) -> None:
+    """Whether the simulator's oracle is calibrated, how far the shipped model is below it, and how hard the fleets are.
+
+    Not part of the run without a command: it takes a quarter of an hour.
+
+    \b
+    sluicewatch bench oracle --out docs/results/oracle.json
+    """
+    from service.bench.oracle import bench_oracle
+
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise BadInput(f"seeds: must be whole numbers with commas between, as 101,102; got {seeds!r}")
+    with counted_progress("oracle") as progress:
+        _tell(bench_oracle(gates, days, [int(seed) for seed in seeds.split(",")], jobs, progress), out)
 
 
 def _ingest(messages: int, repeats: int) -> list[Figure]:
