@@ -42,7 +42,7 @@ from pipeline.simulator.duty import REFERENCE_MIN_PER_DAY, Duty
 from pipeline.simulator.fleet import Fleet, Gate, make_fleet
 from pipeline.simulator.maintenance import chance_to_find
 from pipeline.simulator.parallel import each_gate
-from pipeline.simulator.scenarios import corrosion, weather_change
+from pipeline.simulator.scenarios import asked_factor, corrosion, weather_change
 from pipeline.simulator.streams import Floats, Layer, stream
 from pipeline.simulator.truth import read_settings
 from pipeline.simulator.weather import (
@@ -69,6 +69,10 @@ PATHS_PER_FUTURE = 4
 """Paths of a fault's wear for each of them."""
 
 TAU_POINTS = 31
+
+ORDINARY_DEMAND = 3.0
+"""What the operations of an ordinary day ask of a worn part, see `degradation.demand`."""
+
 LIFE_PATHS, LIFE_D = 6000, 400
 
 
@@ -140,31 +144,33 @@ def wear_out(rng: np.random.Generator, mode: Mode, z: Floats, tau_d: Floats, usa
     -------
     ndarray, shape (faults, horizon)
     """
-    c2 = mode.spread**2
     progress = np.repeat(z[:, None], tau_d.shape[1], axis=1)
     alive = np.ones_like(progress)
     failed, out = np.zeros_like(progress), np.zeros((len(z), usage.shape[2]))
     for ahead in range(usage.shape[2]):
-        pace = usage[:, :, ahead] / tau_d
-        broken = -np.expm1(-demand_hazard(progress, asked[:, :, ahead]))
-        if mode.heals:
-            variance = c2 * pace
-            after = progress + pace + np.sqrt(variance) * rng.standard_normal(pace.shape)
-            over = np.exp(np.minimum(-2.0 * (1.0 - progress) * (1.0 - after) / variance, 0.0))
-            under = np.exp(np.minimum(-2.0 * progress * after / variance, 0.0))
-            over, under = np.where(after >= 1.0, 1.0, over), np.where(after <= 0.0, 1.0, under)
-            fails = over + (1.0 - over) * (1.0 - under) * broken
-            stays = (1.0 - over) * (1.0 - under) * (1.0 - broken)
-            after = np.clip(after, 1e-6, 1.0 - 1e-6)
-        else:
-            after = progress + c2 * rng.standard_gamma(pace / c2)
-            fails = np.where(after >= 1.0, 1.0, broken)
-            stays = 1.0 - fails
+        fails, stays, progress = _day_of_wear(rng, mode, progress, usage[:, :, ahead] / tau_d, asked[:, :, ahead])
         failed += alive * fails
         alive *= stays
-        progress = after
         out[:, ahead] = failed.mean(axis=1)
     return out
+
+
+def _day_of_wear(
+    rng: np.random.Generator, mode: Mode, z: Floats, pace: Floats, asked: Floats | float
+) -> tuple[Floats, Floats, Floats]:
+    """One day of many faults, as `degradation` draws it: chance to fail, chance to go on (the rest heals), progress after it."""
+    broken = -np.expm1(-demand_hazard(z, asked))
+    c2 = mode.spread**2
+    if not mode.heals:
+        after = z + c2 * rng.standard_gamma(pace / c2)
+        fails = np.where(after >= 1.0, 1.0, broken)
+        return fails, 1.0 - fails, after
+    variance = c2 * pace
+    after = z + pace + np.sqrt(variance) * rng.standard_normal(z.shape)
+    over = np.where(after >= 1.0, 1.0, np.exp(np.minimum(-2.0 * (1.0 - z) * (1.0 - after) / variance, 0.0)))
+    under = np.where(after <= 0.0, 1.0, np.exp(np.minimum(-2.0 * z * after / variance, 0.0)))
+    between = (1.0 - over) * (1.0 - under)
+    return over + between * broken, between * (1.0 - broken), np.clip(after, 1e-6, 1.0 - 1e-6)
 
 
 @lru_cache(maxsize=32)
@@ -180,23 +186,10 @@ def life_table(code: str) -> tuple[Floats, Floats]:
     z, alive, gone = np.full(LIFE_PATHS, mode.starts_at), np.ones(LIFE_PATHS), np.zeros(LIFE_PATHS)
     failed, found = np.zeros(LIFE_D + 1), np.zeros(LIFE_D + 1)
     found[0] = float(chance_to_find(z).mean())
-    c2, asked = mode.spread**2, 3.0
     for day in range(1, LIFE_D + 1):
-        broken = -np.expm1(-demand_hazard(z, asked))
-        if mode.heals:
-            variance = c2 / tau_d
-            after = z + 1.0 / tau_d + np.sqrt(variance) * rng.standard_normal(LIFE_PATHS)
-            over = np.where(after >= 1.0, 1.0, np.exp(np.minimum(-2.0 * (1.0 - z) * (1.0 - after) / variance, 0.0)))
-            under = np.where(after <= 0.0, 1.0, np.exp(np.minimum(-2.0 * z * after / variance, 0.0)))
-            fails, stays = over + (1 - over) * (1 - under) * broken, (1 - over) * (1 - under) * (1 - broken)
-            after = np.clip(after, 1e-6, 1 - 1e-6)
-        else:
-            after = z + c2 * rng.standard_gamma(1.0 / (tau_d * c2))
-            fails = np.where(after >= 1.0, 1.0, broken)
-            stays = 1.0 - fails
+        fails, stays, z = _day_of_wear(rng, mode, z, 1.0 / tau_d, ORDINARY_DEMAND)
         gone += alive * fails
-        alive = alive * stays
-        z = after
+        alive *= stays
         failed[day] = gone.mean()
         found[day] = float((chance_to_find(np.minimum(z, 1.0)) * alive).sum() / max(float(alive.sum()), 1e-9))
     return failed, found
@@ -232,8 +225,6 @@ def gate_curves(fleet: Fleet, gate_id: str, rung: str) -> tuple[list[str], Float
     gate = fleet.gate(gate_id)
     weather, duty, life = live_gate(fleet, gate)
     rng = stream(fleet.seed, Layer.ORACLE, gate.index, RUNGS.index(rung))
-    from pipeline.simulator.scenarios import asked_factor
-
     ahead = weather_futures(rng, fleet, gate, weather)
     futures = duty_futures(rng, fleet, gate, ahead, asked_factor(fleet.scenario, fleet.start, fleet.days))
     known = gate.constitution if rung != "O3" else _ordinary(gate.constitution)
