@@ -60,14 +60,15 @@ def ingest(messages: int, repeats: int, out: Path | None) -> None:
 @_gates(2)
 @days_option
 @_repeats(3)
+@option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @out_option
-def simulate(gates: int, days: int, repeats: int, out: Path | None) -> None:
+def simulate(gates: int, days: int, repeats: int, jobs: int, out: Path | None) -> None:
     """Seconds to simulate a fleet as a dataset folder, and how they grow with its gates.
 
     \b
     sluicewatch bench simulate --gates 24 --days 60
     """
-    _tell(_simulate(gates, days, repeats), out)
+    _tell(_simulate(gates, days, repeats, jobs), out)
 
 
 @bench_group.command()
@@ -135,11 +136,11 @@ def _ingest(messages: int, repeats: int) -> list[Figure]:
         return bench_ingest(messages, repeats, progress)
 
 
-def _simulate(gates: int, days: int, repeats: int) -> list[Figure]:
+def _simulate(gates: int, days: int, repeats: int, jobs: int = 1) -> list[Figure]:
     from service.bench.simulate import bench_simulate
 
     with counted_progress("simulate") as progress:
-        return bench_simulate(gates, days, repeats, progress)
+        return bench_simulate(gates, days, repeats, jobs, progress)
 
 
 def _score(gates: int, days: int, repeats: int) -> list[Figure]:

@@ -63,12 +63,13 @@ def test_the_publish_bench_counts_the_same_at_all_three_places(tmp_path: Path) -
 
 
 def test_the_simulator_bench_tells_how_time_grows_with_the_gates(tmp_path: Path) -> None:
-    one, two, exponent = figures("simulate", "--gates", "2", "--days", "2", "--repeats", "2", out=tmp_path / "f.json")
+    one, two, exponent, memory = figures("simulate", "--gates", "2", "--days", "2", "--repeats", "2", out=tmp_path / "f.json")
 
     assert (one["measured"], two["measured"]) == ("1 gates x 2 days", "2 gates x 2 days")
     assert positive(one)
     assert positive(two)
     assert (exponent["unit"], len(exponent["values"])) == ("exponent", 2)
+    assert memory["median"] > 50
 
 
 def test_the_scoring_bench_scores_every_gate_and_forecasts_every_row(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_out_may_stand_before_the_bench_too(tmp_path: Path) -> None:
     )
 
     assert answer.exit_code == 0, answer.output
-    assert len(json.loads(out.read_text(encoding="utf-8"))["figures"]) == 3
+    assert len(json.loads(out.read_text(encoding="utf-8"))["figures"]) == 4
 
 
 def test_too_few_days_to_score_are_refused_in_one_line() -> None:
