@@ -27,7 +27,7 @@ from service.cli.parts import (
 
 
 @click.command()
-@option("--seed", type=int, default=4, show_default=True, help="Which simulated basin.")
+@option("--seed", type=int, default=9, show_default=True, help="Which simulated basin.")
 @option("--history-days", type=click.IntRange(45, 365), default=45, show_default=True, help="Days replayed at first.")
 @option("--live-days", type=click.IntRange(1, 365), default=30, show_default=True, help="Days shown after that.")
 @option("--seconds-per-day", type=click.FloatRange(0.5, 86400), default=4.0, show_default=True, help="Pace when live.")
