@@ -21,15 +21,21 @@ from models.labels import FloatArray, History, label, outcome
 from models.train import record_ends
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.features import FEATURES, from_dataset
-from pipeline.simulator import write_dataset
+from pipeline.simulator import live_gate, make_fleet, write_dataset
 from pipeline.simulator.degradation import SUDDEN
 from pipeline.simulator.oracle import oracle
-from pipeline.simulator.truth import days_to_failure, failures, read_truth
+from pipeline.simulator.weather import DAY_S
 from service.bench.report import BenchError, Figure
 
 HORIZON_D = 14
 RESAMPLES = 400
 BINS = (0.0, 0.02, 0.1, 0.3, 0.7, 1.0)
+ZONES_MM_S = {"I": (0.71, 1.8, 4.5), "II": (1.12, 2.8, 7.1)}
+"""Boundaries of the zones A/B, B/C, C/D (ISO 10816-1); indicative, as hoists run for minutes."""
+
+STRUCTURE_GATES, STRUCTURE_DAYS = 300, 1080
+"""Size of the fleets, wear without signals, by which the kinds of failures are counted."""
+
 FUSED = ("own_z_", "gate_z_", "vibration_")
 """Features made of several channels; the rule about single features does not speak of them."""
 
@@ -42,11 +48,10 @@ class _Fleet:
 
     rows: pd.DataFrame
     failures: int
-    unseen: float
-    short: float
     single_auc: float
     fused_auc: float
     zone_ap: float
+    level_ap: float
 
 
 def bench_oracle(
@@ -67,30 +72,50 @@ def bench_oracle(
             fleets.append(_measure(folder, model, jobs))
             if progress is not None:
                 progress(number + 1, len(seeds))
-    return [*_oracle_figures(fleets), *_difficulty(fleets)]
+    return [*_oracle_figures(fleets), *_difficulty(fleets, [_structure(seed) for seed in seeds])]
 
 
 def _measure(folder: Path, model: registry.Model, jobs: int) -> _Fleet:
     dataset = open_dataset(folder)
     features = from_dataset(dataset)
     forecasts = {"model": model.forecaster.predict(features), "zone limit": baselines.zone_limit(features)}
+    forecasts["zone"] = _zones(dataset, forecasts["zone limit"])
     forecasts |= {rung: oracle(folder, rung, jobs=jobs) for rung in ("O1", "O3")}
     rows = _gate_rows(dataset, forecasts)
     if rows["y"].nunique() < 2:
         raise BenchError(f"{len(rows)} rows without a failure to judge by; take more gates or more days")
-    truth = read_truth(folder)
-    failed, took_d = failures(truth), days_to_failure(truth)
-    sudden = int((failed["mode"] == SUDDEN).sum())
     single_auc, fused_auc = _largest_auc(dataset, features)
     return _Fleet(
         rows=rows,
-        failures=len(failed),
-        unseen=float(failed["silent"].mean()),
-        short=(int((took_d < 7).sum()) + sudden) / len(failed),
+        failures=int((dataset.maintenance["kind"] == "failure").sum()),
         single_auc=single_auc,
         fused_auc=fused_auc,
-        zone_ap=float(average_precision_score(rows["y"], rows["zone limit"])),
+        zone_ap=float(average_precision_score(rows["y"], rows["zone"])),
+        level_ap=float(average_precision_score(rows["y"], rows["zone limit"])),
     )
+
+
+def _zones(dataset: Dataset, levels: pd.DataFrame) -> pd.DataFrame:
+    """The rule as it is used: the zone, A to D as 0 to 3, of the gate's highest vibration velocity, by its motor's class."""
+    motors = dataset.components[dataset.components["component"] == "motor"].set_index("gate_id")["iso_class"]
+    gates = levels[levels["component"] == ""].copy()
+    score = gates["p_14d"].to_numpy(dtype=np.float64)
+    velocity_mm_s = baselines.ZONE_LIMIT_MM_S * np.sqrt(score / (1.0 - score))
+    limits = np.array([ZONES_MM_S[iso_class] for iso_class in gates["gate_id"].map(motors)])
+    zone = (velocity_mm_s[:, None] >= limits).sum(axis=1).astype(np.float64)
+    gates["p_14d"] = np.where(np.isfinite(velocity_mm_s), zone, np.nan)
+    return gates
+
+
+def _structure(seed: int) -> tuple[float, float]:
+    """Of the failures of a larger fleet: the share that is silent or sudden, and the share that gives less than 7 days."""
+    fleet = make_fleet(gates=STRUCTURE_GATES, days=STRUCTURE_DAYS, seed=seed)
+    lives = [live_gate(fleet, gate)[2] for gate in fleet.gates]
+    count = sum(len(life.failures) for life in lives)
+    sudden = sum(outage.mode == SUDDEN for life in lives for outage in life.failures)
+    worn = [fault for life in lives for fault in life.episodes if fault.outcome == "failed"]
+    short = sum(fault.end_s / DAY_S - fault.first_day < 7 for fault in worn)
+    return (sum(fault.silent for fault in worn) + sudden) / count, (short + sudden) / count
 
 
 def _gate_rows(dataset: Dataset, forecasts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -164,15 +189,20 @@ def _off(rows: pd.DataFrame, name: str) -> tuple[float, float, float]:
     return forecast, observed, (forecast - observed) / float(differences.std())
 
 
-def _difficulty(fleets: Sequence[_Fleet]) -> list[Figure]:
+def _difficulty(fleets: Sequence[_Fleet], structure: Sequence[tuple[float, float]]) -> list[Figure]:
     def per_fleet(measured: str, unit: str, values: Callable[[_Fleet], float], against: str = "") -> Figure:
         return Figure("difficulty", measured, unit, tuple(values(fleet) for fleet in fleets), against)
 
+    unseen, short = zip(*structure, strict=True)
+    larger = f"{STRUCTURE_GATES} gates x {STRUCTURE_DAYS} days"
     return [
         per_fleet("failures in a fleet", "failures", lambda fleet: float(fleet.failures), "100 or more"),
-        per_fleet("silent and sudden failures", "share", lambda fleet: fleet.unseen, "0.20 to 0.30"),
-        per_fleet("failures within 7 d of their onset, or sudden", "share", lambda fleet: fleet.short, "0.15 to 0.25"),
+        Figure("difficulty", f"silent and sudden failures, {larger}", "share", unseen, "0.20 to 0.30"),
+        Figure("difficulty", f"failures within 7 d of their onset, or sudden, {larger}", "share", short, "0.15 to 0.25"),
         per_fleet("largest AUC of a feature of one channel", "1", lambda fleet: fleet.single_auc, "0.70 or less"),
         per_fleet("largest AUC of a fused feature", "1", lambda fleet: fleet.fused_auc),
-        per_fleet("AP of zone limits over the base rate", "x", lambda fleet: fleet.zone_ap / fleet.rows["y"].mean(), "below 3"),
+        per_fleet("AP of ISO zones over the base rate", "x", lambda fleet: fleet.zone_ap / fleet.rows["y"].mean(), "below 3"),
+        per_fleet(
+            "AP of vibration velocity itself over the base rate", "x", lambda fleet: fleet.level_ap / fleet.rows["y"].mean()
+        ),
     ]

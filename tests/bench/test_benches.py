@@ -140,6 +140,7 @@ def test_the_oracle_bench_says_how_calibrated_and_how_hard_the_fleets_are(tmp_pa
     assert len(named["base rate, 14 d"]["values"]) == 2
     brier = [named[f"Brier score of {name}"]["median"] for name in ("O1", "model")]
     assert 0.0 < brier[0] < brier[1]
-    assert named["silent and sudden failures"]["against"] == "0.20 to 0.30"
+    assert named["silent and sudden failures, 300 gates x 1080 days"]["against"] == "0.20 to 0.30"
+    assert named["AP of ISO zones over the base rate"]["median"] > 0
     assert 0.5 <= named["largest AUC of a feature of one channel"]["median"] <= 1.0
     assert any("O1 in 0.7..1, all fleets" in name for name in named)
