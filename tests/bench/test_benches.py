@@ -134,10 +134,10 @@ def test_packets_are_what_mqtt_3_1_1_says() -> None:
 
 
 def test_the_oracle_bench_says_how_calibrated_and_how_hard_the_fleets_are(tmp_path: Path) -> None:
-    found = figures("oracle", "--gates", "12", "--days", "200", "--seeds", "23,28", "--jobs", "1", out=tmp_path / "f.json")
+    found = figures("oracle", "--gates", "12", "--days", "200", "--seeds", "28", "--jobs", "1", out=tmp_path / "f.json")
 
     named = {figure["measured"]: figure for figure in found}
-    assert len(named["base rate, 14 d"]["values"]) == 2
+    assert len(named["base rate, 14 d"]["values"]) == 1
     brier = [named[f"Brier score of {name}"]["median"] for name in ("O1", "model")]
     assert 0.0 < brier[0] < brier[1]
     assert named["silent and sudden failures, 300 gates x 1080 days"]["against"] == "0.20 to 0.30"
