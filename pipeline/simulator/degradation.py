@@ -5,7 +5,8 @@ function is lost when z reaches 1, or earlier when an operation asks too much of
 (wear never heals), for a dragging brake normal (it may free itself: z back at 0). The first mode to fail wins, the repair resets
 the component, not always to as good as new. Some faults are silent (no sensor shows them), some failures sudden (no wear at all).
 
-The hitting time has a closed form, see `failure_probability`.
+The hitting time has a closed form, by which the tests judge it: 1 - F(1 - z; shape usage / (tau c²), scale c²) with F the Gamma
+distribution; for a dragging brake that of a Wiener process of drift 1 / tau and variance c² / tau between two barriers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import special
 
 from pipeline.errors import BadInput
 from pipeline.simulator.duty import Duty
@@ -113,36 +113,6 @@ def severity(mode: Mode, z: Floats) -> Floats:
     k = mode.sharpness
     seen: Floats = np.minimum(np.expm1(k * z) / np.expm1(k), 1.2)
     return seen
-
-
-def failure_probability(mode: Mode, z: float, tau_d: float, usage: Floats | float) -> Floats:
-    """Probability that a fault of progress ``z`` and scale ``tau_d`` has reached 1 after ``usage`` more usage days.
-
-    Gamma process: 1 - F(1 - z; shape usage / (tau c²), scale c²). A fault that may heal: the Wiener process of drift 1 / tau and
-    variance c² / tau between the barriers 0 and 1, by the method of images; without the lower barrier it would be the inverse
-    Gaussian distribution. Failures on demand are not in it. 0 where ``usage`` is 0.
-
-    References
-    ----------
-    van Noortwijk (2009), "A survey of the application of gamma processes in maintenance"; Cox and Miller (1965), "The Theory of
-    Stochastic Processes", section 5.7.
-    """
-    c2, usage = mode.spread**2, np.asarray(usage, dtype=np.float64)
-    if not mode.heals:
-        return np.asarray(special.gammaincc(usage / (tau_d * c2), (1.0 - z) / c2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total = _first_passage(1.0 - z, usage / tau_d, c2)
-        for n in (1, 2, 3):
-            total = total + np.exp(-2 * n / c2) * _first_passage(2 * n + 1.0 - z, usage / tau_d, c2)
-            total = total - np.exp(-2 * (n - 1 + z) / c2) * _first_passage(2 * n - 1.0 + z, usage / tau_d, c2)
-    return np.where(usage > 0.0, total, 0.0)
-
-
-def _first_passage(distance: float, time: Floats, variance: float) -> Floats:
-    """Inverse Gaussian: chance that a Wiener process of drift 1 has gone ``distance`` up by ``time``."""
-    root = np.sqrt(variance * time)
-    late = np.exp(2 * distance / variance + special.log_ndtr((-time - distance) / root))
-    return np.asarray(special.ndtr((time - distance) / root) + late)
 
 
 @dataclass(frozen=True, slots=True)

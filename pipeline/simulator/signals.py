@@ -164,10 +164,6 @@ class Rows:
         """Spread a value per run over the rows; a heartbeat gets an arbitrary one."""
         return per_run[self.run] if len(per_run) else np.full(len(self.run), 0.5)
 
-    def choose(self, chosen: Bools) -> Rows:
-        """Some of the rows."""
-        return Rows(self.t_s[chosen], self.run[chosen], self.kind[chosen], self.name[chosen])
-
 
 def made_s(duty: Duty, life: Life) -> Floats:
     """How long each run asked for really lasted: none starts in an outage, one that breaks is cut short."""

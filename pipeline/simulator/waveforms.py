@@ -49,6 +49,7 @@ LARGEST_SHARE = 0.9
 FRICTION_BLOCK_S = 0.005
 """How long dry friction stays about equally rough."""
 
+_RACES = 2**31  # beyond every run's number
 MESH_AMPLITUDES = (1.0, 0.5, 0.25)
 """Mesh frequency and its harmonics, relative."""
 
@@ -390,5 +391,5 @@ def gate_machine(gate: Gate) -> Machine:
 def damaged_race(scene: Scene, t_s: float) -> Race:
     """Where the bearing is damaged at an instant: two of three faults begin on the outer race."""
     standing = [fault.first_day for fault in scene.visible if fault.mode.code == "motor_bearing" and t_s <= fault.end_s]
-    key = (scene.gate.index, -1 % (1 << 32), min(standing, default=0))
-    return "outer" if stream(scene.fleet.seed, Layer.WAVEFORM, *key).random() < 2 / 3 else "inner"
+    drawn = stream(scene.fleet.seed, Layer.WAVEFORM, scene.gate.index, _RACES, min(standing, default=0)).random()
+    return "outer" if drawn < 2 / 3 else "inner"

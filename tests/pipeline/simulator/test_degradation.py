@@ -15,7 +15,6 @@ from pipeline.simulator.degradation import (
     Constitution,
     Life,
     Mode,
-    failure_probability,
     live,
     modes_of,
     onset_hazard,
@@ -24,6 +23,7 @@ from pipeline.simulator.degradation import (
 from pipeline.simulator.duty import Duty
 from pipeline.simulator.maintenance import Upkeep
 from pipeline.simulator.weather import DAY_S, Weather
+from tests.oracles import failure_probability
 
 
 def frozen(days: int) -> tuple[Weather, Duty]:

@@ -12,10 +12,11 @@ from models.train import read_forecasts, record_ends
 from pipeline.dataset import open_dataset
 from pipeline.errors import BadInput
 from pipeline.simulator import write_dataset
-from pipeline.simulator.degradation import MODES, SUDDEN, failure_probability
+from pipeline.simulator.degradation import MODES, SUDDEN
 from pipeline.simulator.oracle import RUNGS, life_table, oracle, tau_posterior, wear_out
 from pipeline.simulator.truth import FILE
 from service.cli import main
+from tests.oracles import failure_probability
 
 
 @pytest.fixture(scope="module")
