@@ -8,14 +8,15 @@ as of T knows nothing that happened at T or later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
 
 from pipeline.dataset import Dataset
+from pipeline import sensor_health
 from pipeline.operations import CONTEXT, segment
 from pipeline.readings import DAY_MS, quantity_of
 
@@ -40,10 +41,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of evidence; the channels of one group of one component are fused, the strongest counting."""
 
-OWN_GROUPS = ("velocity", "acceleration", "impulse", "temperature")
+OWN_GROUPS = ("velocity", "high", "acceleration", "impulse", "temperature")
 _GROUP_OF = {quantity: group for group, quantities in GROUPS.items() for quantity in quantities}
 
-_TREND = ("dev", "dev_7d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z")
+_TREND = ("dev", "dev_7d", "dev_14d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z", "t_7d", "days_over", "fall", "rate", "z_before")
 _CONTEXT = (
     "load_7d",
     "operations_7d",
@@ -55,14 +56,21 @@ _CONTEXT = (
     "baseline_operations",
     "days_since_operation",
     "coverage_7d",
+    "gate_lost",
+    "own_lost",
 )
+_RECORD = ("gate_failures_a_year", "own_failures_a_year", "repairs_a_year", "days_since_visit", "gate_age_years")
+_CONTRAST = ("velocity_contrast", "temperature_contrast")
 
 FEATURES: tuple[str, ...] = (
     *(f"{group}_{name}" for group in OWN_GROUPS for name in _TREND),
     *(f"current_{name}" for name in _TREND),
     *(f"{kind}_{group}_z" for kind in ("motor", "gearbox", "brake", "leaf", "hydraulic") for group in OWN_GROUPS),
     *(f"own_z_{rank}" for rank in (1, 2, 3)),
+    *(f"own_t_{rank}" for rank in (1, 2, 3)),
     *(f"gate_z_{rank}" for rank in (1, 2, 3)),
+    *(f"gate_t_{rank}" for rank in (1, 2, 3)),
+    *_CONTRAST,
     "vibration_level_mm_s",
     "vibration_dev",
     "vibration_dev_7d",
@@ -71,6 +79,7 @@ FEATURES: tuple[str, ...] = (
     "vibration_slope_30d",
     "temperature_level_c",
     *_CONTEXT,
+    *_RECORD,
     *(f"is_{kind}" for kind in (*COMPONENT_KINDS, "other")),
     *(f"hoist_{hoist}" for hoist in HOIST_TYPES),
 )
@@ -96,10 +105,14 @@ WITHOUT_REPAIR_DAYS = 30
 _ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
 # scatter expected of a healthy channel, and the worth of that expectation in operations
-_PRIOR_SCATTER = {"velocity": 0.12, "acceleration": 0.12, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
+_PRIOR_SCATTER = {"velocity": 0.12, "high": 0.15, "acceleration": 0.12, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
 _PRIOR_OPERATIONS = 8.0
 _RIDGE = 3.0
 _WINDOWS = (3, 7, 14, 30)
+LOOK_BACK_DAYS = 60
+"""How far back any window of a trend reaches."""
+
+OVER_Z = 2.0
 _REMEMBER_DAYS = 14
 """A gate that has not moved for some days keeps its last 3-day deviation this long."""
 
@@ -110,18 +123,22 @@ class GateHistory:
 
     Attributes
     ----------
-    operations, rests : DataFrame
+    operations, days : DataFrame
         As `pipeline.operations.Segmented` gives them.
     maintenance : DataFrame
         Columns ``component`` (``""`` is the whole gate), ``kind``, ``started_at``, ``ended_at`` (aware UTC, NaT allowed).
+    intervals_s : expected reporting intervals at rest, by channel, where declared
+    commissioned_on : the day the gate went into service, where known
     """
 
     gate_id: str
     components: tuple[str, ...]
     hoist_type: str
     operations: pd.DataFrame
-    rests: pd.DataFrame
+    days: pd.DataFrame
     maintenance: pd.DataFrame
+    intervals_s: Mapping[str, float] = field(default_factory=dict)
+    commissioned_on: date | None = None
 
 
 def from_dataset(
@@ -140,8 +157,8 @@ def from_dataset(
     gate_ids = dataset.gate_ids
     for done, gate_id in enumerate(gate_ids, start=1):
         history = history_of(dataset, gate_id)
-        if len(history.rests):
-            parts.append(build(history, _midnights(history.rests) if as_ofs is None else as_ofs))
+        if len(history.days):
+            parts.append(build(history, _midnights(history.days) if as_ofs is None else as_ofs))
         if progress is not None:
             progress(done, len(gate_ids))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
@@ -156,14 +173,25 @@ def history_of(dataset: Dataset, gate_id: str) -> GateHistory:
         *dataset.channels.loc[dataset.channels["gate_id"] == gate_id, "component"],
     }
     records = dataset.maintenance[dataset.maintenance["gate_id"] == gate_id]
+    declared = [channel for channel in dataset.declared(gate_id) if channel.interval_s is not None]
     return GateHistory(
         gate_id=gate_id,
         components=components_to_score(named),
         hoist_type=str(gate["hoist_type"]),
         operations=segmented.operations,
-        rests=segmented.rests,
+        days=segmented.days,
         maintenance=records[["component", "kind", "started_at", "ended_at"]].reset_index(drop=True),
+        intervals_s={channel.key: float(channel.interval_s or 0.0) for channel in declared},
+        commissioned_on=day_or_none(gate["commissioned_on"]),
     )
+
+
+def day_or_none(text: object) -> date | None:
+    """A day as a table has it (``2019-05-01``); None where it is empty or no day."""
+    try:
+        return date.fromisoformat(str(text))
+    except ValueError:
+        return None
 
 
 def components_to_score(named: set[str]) -> tuple[str, ...]:
@@ -204,6 +232,8 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         shared.update({f"{component}_{group}_z": groups[group]["z"] for group in groups if group in OWN_GROUPS})
     shared.update({f"current_{name}": current[name] for name in _TREND})
     shared.update(_ranked("gate_z", gate_z))
+    gate_t = np.vstack([trend["t_7d"] for groups in deviations.values() for trend in groups.values()] or [empty])
+    shared.update(_ranked("gate_t", gate_t))
     shared.update({f"hoist_{hoist}": np.full(len(at), float(history.hoist_type == hoist)) for hoist in HOIST_TYPES})
 
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
@@ -213,12 +243,17 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         columns = dict(shared)
         columns.update({f"{group}_{name}": own[group][name] for group in OWN_GROUPS for name in _TREND})
         columns.update(_ranked("own_z", np.vstack([own[group]["z"] for group in OWN_GROUPS])))
+        columns.update(_ranked("own_t", np.vstack([own[group]["t_7d"] for group in OWN_GROUPS])))
+        for group in ("velocity", "temperature"):
+            others = [deviations[c][group]["dev"] for c in history.components if c != component and group in deviations[c]]
+            columns[f"{group}_contrast"] = own[group]["dev"] - _nan_mean(np.vstack([*others, empty]).T, axis=1)
         for name in ("dev", "dev_7d", "slope_7d", "slope_14d", "slope_30d"):
             columns[f"vibration_{name}"] = np.where(
                 np.isnan(own["velocity"][name]), own["acceleration"][name], own["velocity"][name]
             )
         columns.update(view.levels(component))
         columns.update(view.context(component))
+        columns.update(view.record(component))
         kind = component if component in COMPONENT_KINDS else "other"
         columns.update({f"is_{name}": np.full(len(at), float(name == kind)) for name in (*COMPONENT_KINDS, "other")})
         for name in FEATURES:
@@ -286,9 +321,9 @@ def _to_ms(instant: datetime) -> int:
     return round(instant.timestamp() * 1000)
 
 
-def _midnights(rests: pd.DataFrame) -> list[datetime]:
-    days = rests["day_ms"].to_numpy()
-    return [pd.Timestamp(ms, unit="ms", tz="UTC") for ms in range(int(days.min()), int(days.max()) + 2 * DAY_MS, DAY_MS)]
+def _midnights(days: pd.DataFrame) -> list[datetime]:
+    day_ms = days["day_ms"].to_numpy()
+    return [pd.Timestamp(ms, unit="ms", tz="UTC") for ms in range(int(day_ms.min()), int(day_ms.max()) + 2 * DAY_MS, DAY_MS)]
 
 
 class _GateView:
@@ -304,23 +339,69 @@ class _GateView:
         self.operations = {name: operations[name].to_numpy(dtype=float)[known] for name in operations.columns}
         self.started = started[known]
         self._cycles: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.origin = int(at[0]) - (max(_WINDOWS) + 1) * DAY_MS
+        self.origin = int(at[0]) - (LOOK_BACK_DAYS + 1) * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
-        rests = history.rests
-        self.rest_days = rests["day_ms"].to_numpy(dtype=np.int64)
-        self.first_day_ms = int(self.rest_days.min()) if len(rests) else int(at[-1])
-        rest_day = (self.rest_days - self.origin) // DAY_MS
-        on_grid = (rest_day >= 0) & (rest_day < self.n_days)
+        days = history.days[history.days["day_ms"] < at[-1]]
+        day_ms = days["day_ms"].to_numpy(dtype=np.int64)
+        self.first_day_ms = int(day_ms.min()) if len(days) else int(at[-1])
+        self.health = sensor_health.assess(days, self.started, self._cycle_starts, history.intervals_s)
+        self.row_of = np.searchsorted(day_ms, self.started // DAY_MS * DAY_MS)
+        self.row_at = np.searchsorted(day_ms, at, side="left") - 1
+        grid_day = (day_ms - self.origin) // DAY_MS
+        on_grid = (grid_day >= 0) & (grid_day < self.n_days)
         reported = np.zeros(self.n_days)
-        reported[rest_day[on_grid]] = 1.0
+        reported[grid_day[on_grid]] = 1.0
         self.coverage_7d = _window(reported, 7, np.mean)[at_days]
         self.stale = np.concatenate([[0.0], reported])[at_days] == 0.0
         newest = np.searchsorted(self.started, at, side="left") - 1
         self.since_operation_d = np.where(
             newest >= 0, (at - self.started[np.maximum(newest, 0)]) / DAY_MS if len(self.started) else np.inf, np.inf
         )
+
+    def _renewals_ms(self, component: str) -> list[int]:
+        """Where cycles of the component started up to the last as_of."""
+        start, _ = self.cycles(component)
+        return sorted({int(ms) for ms in start})
+
+    def _cycle_starts(self, component: str, at_ms: np.ndarray) -> np.ndarray:
+        return cycle_state(self.history.maintenance, component, self.first_day_ms, at_ms)[0]
+
+    def evidence(self, component: str) -> dict[str, list[str]]:
+        """The component's columns of each group of evidence."""
+        columns: dict[str, list[str]] = {}
+        for name in self.operations:
+            key, _, told = name.partition(":")
+            quantity = quantity_of(key)
+            group = _GROUP_OF.get(quantity, "")
+            if not group or key.split(".")[0] != component:
+                continue
+            if told == "high" and quantity == "velocity_rms":
+                columns.setdefault("high", []).append(name)
+            elif told in ("mean", "max"):
+                columns.setdefault(group, []).append(name)
+        return columns
+
+    def spoilt(self, channel: str) -> np.ndarray:
+        """Whether the channel is not believable as of each as_of."""
+        believable = self.health.believable(channel)
+        return np.where(self.row_at >= 0, ~believable[np.maximum(self.row_at, 0)], False)
+
+    def lost(self, components: Sequence[str]) -> np.ndarray:
+        """Share of these components' vibration and temperature channels that are not believable, at each as_of."""
+        keys = sorted(
+            {
+                name.partition(":")[0]
+                for component in components
+                for group, names in self.evidence(component).items()
+                if group in OWN_GROUPS
+                for name in names
+            }
+        )
+        if not keys:
+            return np.zeros(len(self.at))
+        return np.asarray(np.mean([self.spoilt(key) for key in keys], axis=0))
 
     def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
         """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
@@ -333,40 +414,64 @@ class _GateView:
         start, down = self.cycles(component)
         young = self.at - start < MIN_CYCLE_DAYS * DAY_MS
         idle = self.since_operation_d > MAX_IDLE_DAYS
-        reasons = np.select([down, self.stale, young, idle], ["under_repair", "stale", "young", "idle"], default="")
+        blind = self.lost([component]) == 1.0
+        told = ["under_repair", "stale", "young", "idle", "sensors"]
+        reasons = np.select([down, self.stale, young, idle, blind], told, default="")
         return reasons.astype(object)
+
+    def _healthy_before(self, cycle_starts_ms: Sequence[int], cycle_ms: int) -> np.ndarray | None:
+        """Operations of the baseline of the last earlier cycle that got a whole one; None where there is none."""
+        ends = [*cycle_starts_ms[1:], int(self.at[-1])]
+        whole = [start for start, end in zip(cycle_starts_ms, ends, strict=True) if end - start >= BASELINE_DAYS * DAY_MS]
+        earlier = [start for start in whole if start < cycle_ms]
+        if not earlier:
+            return None
+        return (self.started >= earlier[-1]) & (self.started < earlier[-1] + BASELINE_DAYS * DAY_MS)
 
     def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
         """Per group of evidence the component has: the trend of its deviation at each as_of."""
-        channels: dict[str, list[str]] = {}
-        for name in self.operations:
-            key = name.partition(":")[0]
-            group = _GROUP_OF.get(quantity_of(key), "")
-            if group and key.split(".")[0] == component and name.endswith((":median", ":max")):
-                channels.setdefault(group, []).append(name)
+        channels = self.evidence(component)
         start, _ = self.cycles(component)
         age_d = (self.at - start) / DAY_MS
         fitted_at = np.searchsorted(_BASELINE_AGES, age_d, side="right") - 1
         found = {
             group: {name: np.full((len(names), len(self.at)), np.nan) for name in _TREND} for group, names in channels.items()
         }
+        cycle_starts_ms = sorted({self.first_day_ms, *self._renewals_ms(component)})
         for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
             wanted = (start == cycle_ms) & (fitted_at == fit)
+            columns = self.columns[wanted]
+            seen = slice(max(int(columns.min()) - LOOK_BACK_DAYS - 1, 0), int(columns.max()))
             in_cycle = self.started >= cycle_ms
             # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
             in_baseline = in_cycle & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
+            before = self._healthy_before(cycle_starts_ms, cycle_ms)
             for group, names in channels.items():
                 for row, name in enumerate(names):
                     deviation, scatter = self._deviation(name, group, in_cycle, in_baseline)
-                    daily = self._daily_mean(deviation)
-                    for trend, series in _trend(daily, scatter).items():
-                        found[group][trend][row, wanted] = series[self.columns[wanted]]
+                    daily, count = self._daily_mean(deviation), self._daily_count(deviation)
+                    trends = _trend(daily[seen], scatter, count[seen])
+                    trends["z_before"] = trends["t_7d"]
+                    if before is not None:
+                        deviation, scatter = self._deviation(name, group, in_cycle, before)
+                        daily = self._daily_mean(deviation)
+                        trends["z_before"] = _trend(daily[seen], scatter, count[seen])["t_7d"]
+                    for trend, series in trends.items():
+                        found[group][trend][row, wanted] = series[columns - seen.start]
+        for group, names in channels.items():
+            for row, name in enumerate(names):
+                spoilt = self.spoilt(name.partition(":")[0])
+                for trends in found[group].values():
+                    trends[row, spoilt] = np.nan
         return {group: _fuse_rows(trends) for group, trends in found.items()}
 
     def _deviation(self, name: str, group: str, in_cycle: np.ndarray, in_baseline: np.ndarray) -> tuple[np.ndarray, float]:
         """What each operation of the cycle shows beyond what the baseline explains, and the baseline's own scatter."""
         ops = self.operations
         value = ops[name]
+        key = name.partition(":")[0]
+        believable = self.health.believable(key)[self.row_of]
+        in_baseline = in_baseline & believable
         load = _filled(ops["load"], in_baseline)
         if group == "temperature":
             ambient = ops["ambient_temperature"]
@@ -374,7 +479,8 @@ class _GateView:
             heat = 1.0 - np.exp(-ops["minutes"] / 20.0)
             since_min = np.diff(self.started, prepend=self.started[:1] - DAY_MS) / 60_000.0
             warm = np.concatenate([[0.0], heat[:-1]]) * np.exp(-since_min / 60.0)
-            target = value - base
+            bias = self.health.bias_k[self.health.channels.index(key)][self.row_of]
+            target = value - bias - base
             explained_by = [heat, heat * load, heat * load**2, warm, base]
         else:
             target = np.log(np.maximum(value, 1e-6))
@@ -386,7 +492,12 @@ class _GateView:
         n = fit_on.sum()
         prior = _PRIOR_SCATTER[group]
         scatter = float(np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS)))
-        return np.where(in_cycle & (n > 0), target - predicted, np.nan), scatter
+        deviation = np.where(in_cycle & believable & (n > 0), target - predicted, np.nan)
+        return _pulled_in(deviation, 3.0 * scatter), scatter
+
+    def _daily_count(self, per_operation: np.ndarray) -> np.ndarray:
+        use = np.isfinite(per_operation) & (self.day >= 0)
+        return np.bincount(self.day[use].astype(int), minlength=self.n_days).astype(float)
 
     def _daily_mean(self, per_operation: np.ndarray) -> np.ndarray:
         use = np.isfinite(per_operation) & (self.day >= 0)
@@ -397,7 +508,7 @@ class _GateView:
 
     def levels(self, component: str) -> dict[str, np.ndarray]:
         """Absolute level of the last days: vibration velocity (mm/s) and temperature while moving (degC)."""
-        wanted = {"vibration_level_mm_s": "velocity_rms:median", "temperature_level_c": "temperature:max"}
+        wanted = {"vibration_level_mm_s": "velocity_rms:mean", "temperature_level_c": "temperature:max"}
         levels = {}
         for feature, ending in wanted.items():
             names = [n for n in self.operations if n.split(".")[0] == component and n.endswith(f".{ending}")]
@@ -430,7 +541,44 @@ class _GateView:
         out["baseline_operations"] = (frozen - first).astype(float)
         out["days_since_operation"] = np.minimum(self.since_operation_d, 60.0)
         out["coverage_7d"] = self.coverage_7d
+        out["gate_lost"] = self.lost(self.history.components)
+        out["own_lost"] = self.lost([component])
         return out
+
+    def record(self, component: str) -> dict[str, np.ndarray]:
+        """What the maintenance records tell: how often the gate failed and was repaired, when somebody last looked, its age."""
+        records = self.history.maintenance
+        started = _ms_column(records["started_at"])
+        of_part = records["component"].isin(["", component]).to_numpy()
+        failed = (records["kind"] == "failure").to_numpy()
+        mended = records["kind"].isin(["repair", "replacement"]).to_numpy()
+        years = (self.at - self.first_day_ms) / (365.25 * DAY_MS)
+
+        def a_year(kept: np.ndarray) -> np.ndarray:
+            # as if half a record more had come in one year more: two failures in a month are not 24 a year
+            return (np.searchsorted(np.sort(started[kept]), self.at) + 0.5) / (years + 1.0)
+
+        visits = np.append(np.sort(started[of_part]), np.iinfo(np.int64).max)
+        newest = np.searchsorted(visits, self.at) - 1
+        visited = np.where(newest >= 0, visits[np.maximum(newest, 0)], self.first_day_ms)
+        since = np.nan if self.history.commissioned_on is None else pd.Timestamp(self.history.commissioned_on).value // 10**6
+        return {
+            "gate_failures_a_year": a_year(failed),
+            "own_failures_a_year": a_year(failed & (records["component"] == component).to_numpy()),
+            "repairs_a_year": a_year(mended),
+            "days_since_visit": np.minimum((self.at - visited) / DAY_MS, 365.0),
+            "gate_age_years": (self.at - since) / (365.25 * DAY_MS),
+        }
+
+
+def _pulled_in(deviation: np.ndarray, reach: float) -> np.ndarray:
+    """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
+    known = np.flatnonzero(np.isfinite(deviation))
+    out = deviation.copy()
+    padded = np.concatenate([np.full(4, np.nan), deviation[known]])
+    middle = sensor_health.quantile(np.lib.stride_tricks.sliding_window_view(padded, 5), 0.5) if len(known) else deviation[known]
+    out[known] = np.clip(deviation[known], middle - reach, middle + reach)
+    return out
 
 
 def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
@@ -463,20 +611,33 @@ def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> 
     return predicted, scatter
 
 
-def _trend(daily: np.ndarray, scatter: float) -> dict[str, np.ndarray]:
+def _trend(daily: np.ndarray, scatter: float, count: np.ndarray) -> dict[str, np.ndarray]:
     """Windows over a daily series; element t of each result uses days before t only (length: days + 1)."""
     mean = {days: _window(daily, days, _nan_mean) for days in _WINDOWS}
     newest = _remembered(daily)
+    days_over = _window(newest[1:] / scatter > OVER_Z, LOOK_BACK_DAYS, np.sum).astype(float)
     return {
         "dev": newest,
         "dev_7d": mean[7],
+        "dev_14d": mean[14],
         "slope_7d": _slope(daily, 7),
         "slope_14d": _slope(daily, 14),
         "slope_30d": _slope(daily, 30),
         "diff_3_14": newest - mean[14],
         "diff_7_30": mean[7] - mean[30],
         "z": newest / scatter,
+        # as if the operations of one day were half alike: ten of them are worth less than ten days
+        "t_7d": mean[7] / scatter * np.sqrt(_window(np.sqrt(count), 7, np.sum)),
+        "days_over": days_over,
+        "fall": np.where(np.isfinite(mean[7]), _highest(mean[7]) - mean[7], np.nan),
+        "rate": mean[7] / (days_over + 7.0),
     }
+
+
+def _highest(series: np.ndarray) -> np.ndarray:
+    """Greatest of the last 60 values up to each one; NaN where none is known."""
+    padded = np.concatenate([np.full(LOOK_BACK_DAYS - 1, np.nan), series])
+    return _nan_max(np.lib.stride_tricks.sliding_window_view(padded, LOOK_BACK_DAYS).T)
 
 
 def _remembered(daily: np.ndarray) -> np.ndarray:

@@ -144,8 +144,8 @@ operations = sa.Table(
     sa.Column("summary", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
-rests = sa.Table(
-    "rests",
+days = sa.Table(
+    "days",
     metadata,
     sa.Column("gate_id", sa.String(128), primary_key=True),
     sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -487,16 +487,16 @@ def replace_days(
     gate_id: str,
     days_ms: Sequence[int],
     operation_rows: Sequence[tuple[int | str, ...]],
-    rest_rows: Sequence[tuple[int | str, ...]],
+    day_rows: Sequence[tuple[int | str, ...]],
 ) -> None:
-    """Put the operations (started_ms, ended_ms, summary) and rests (day_ms, summary) of whole days in place of the old.
+    """Put the operations (started_ms, ended_ms, summary) and days (day_ms, summary) of whole days in place of the old.
 
     The days are clean afterwards; call it in the transaction that read their readings.
     """
     for day_ms in days_ms:
         of_day = operations.c.started_ms.between(day_ms, day_ms + DAY_MS - 1)
         connection.execute(sa.delete(operations).where(operations.c.gate_id == gate_id, of_day))
-        connection.execute(sa.delete(rests).where(rests.c.gate_id == gate_id, rests.c.day_ms == day_ms))
+        connection.execute(sa.delete(days).where(days.c.gate_id == gate_id, days.c.day_ms == day_ms))
         connection.execute(sa.delete(dirty_days).where(dirty_days.c.gate_id == gate_id, dirty_days.c.day_ms == day_ms))
     if operation_rows:
         rows = [
@@ -504,9 +504,9 @@ def replace_days(
             for started_ms, ended_ms, summary in operation_rows
         ]
         connection.execute(sa.insert(operations), rows)
-    if rest_rows:
-        days = [{"gate_id": gate_id, "day_ms": day_ms, "summary": summary} for day_ms, summary in rest_rows]
-        connection.execute(sa.insert(rests), days)
+    if day_rows:
+        told = [{"gate_id": gate_id, "day_ms": day_ms, "summary": summary} for day_ms, summary in day_rows]
+        connection.execute(sa.insert(days), told)
 
 
 def load_operations(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
@@ -519,12 +519,12 @@ def load_operations(connection: Connection, gate_id: str, since_ms: int, before_
     return [tuple(row) for row in connection.execute(query)]
 
 
-def load_rests(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
+def load_days(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
     """Rows (day_ms, summary) of one gate's days in ``[since_ms, before_ms)``, in order."""
     query = (
-        sa.select(rests.c.day_ms, rests.c.summary)
-        .where(rests.c.gate_id == gate_id, rests.c.day_ms.between(since_ms, before_ms - 1))
-        .order_by(rests.c.day_ms)
+        sa.select(days.c.day_ms, days.c.summary)
+        .where(days.c.gate_id == gate_id, days.c.day_ms.between(since_ms, before_ms - 1))
+        .order_by(days.c.day_ms)
     )
     return [tuple(row) for row in connection.execute(query)]
 

@@ -30,6 +30,31 @@ CONTEXT = ("load", "opening", "head", "ambient_temperature")
 """Quantities that explain an operation rather than judge it; kept once each, from whichever component has them."""
 
 
+COLD_AFTER_MS = 3 * 3_600_000
+"""A point that has rested this long is about as warm as its house; what it still shows beyond its siblings is bias."""
+
+SPIKE_IN_MOTION, SPIKE_BESIDE, SPIKE_K = 1.8, 1.6, 8.0
+"""A lone sample is a spike at this many times its operation's median and each neighbour (vibration and current, in motion
+only: a neighbour at work shakes a gate at rest), or this many kelvin above both neighbours."""
+
+SCALED = ("velocity_rms", "acceleration_rms", "acceleration_peak", "current")
+"""Quantities whose sensor has a gain: what spoils it multiplies."""
+
+JUDGED = (
+    *SCALED,
+    "kurtosis",
+    "crest_factor",
+    "envelope_bpfo",
+    "envelope_bpfi",
+    "envelope_bsf",
+    "envelope_ftf",
+    "gear_mesh",
+    "temperature",
+    "ambient_temperature",
+)
+"""Quantities whose sensor is judged by its values; of the others a day tells only that they report."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segmented:
     """What a stretch of readings holds.
@@ -38,19 +63,23 @@ class Segmented:
     ----------
     operations : DataFrame
         One row per operation: ``started_ms``, ``ended_ms``, ``minutes``, the `CONTEXT` columns (NaN where not measured)
-        and, per channel, ``<key>:median`` over the operation; for temperatures ``<key>:start`` (the first value of the
-        operation) and ``<key>:max`` instead.
-    rests : DataFrame
-        One row per UTC day with any reading: ``day_ms``, ``readings`` (rows that day), ``last_ms`` (the newest), and
-        per channel ``<key>:median`` over the samples between operations.
+        and, per channel, ``<key>:mean`` over the operation and ``<key>:high``, its 90 % quantile; for temperatures
+        ``<key>:start`` (the first value of the operation) and ``<key>:max`` instead. Lone spikes are left out of all.
+    days : DataFrame
+        One row per UTC day with any reading: ``day_ms``, ``readings`` (rows that day), ``last_ms`` (the newest) and, per
+        channel, what tells whether its sensor is to be believed: ``<key>:n_op`` and ``:n_rest`` (samples in motion and at
+        rest), ``:seen_ms`` (the newest), ``:spikes`` among ``:n_spiky`` samples, ``:top`` (the greatest value in motion) and ``:at_top`` (how many
+        samples equal it), ``:same`` (how many samples up to the last one equal it), ``:same_ops`` (in how many operations),
+        ``:last`` (that value), ``:move`` (mean in motion), ``:flat`` (1 where all at rest are equal) and ``:rest`` (mean at rest without the highest
+        tenth; for temperatures only where the gate has stood for 3 hours).
     """
 
     operations: pd.DataFrame
-    rests: pd.DataFrame
+    days: pd.DataFrame
 
 
 def segment(readings: pd.DataFrame) -> Segmented:
-    """Cut one gate's readings into operations and rests.
+    """Cut one gate's readings into operations and days.
 
     Parameters
     ----------
@@ -83,24 +112,123 @@ def segment(readings: pd.DataFrame) -> Segmented:
     }
     for quantity in CONTEXT:
         operations[quantity] = _context(values, by_quantity.get(quantity, []), member, ts_ms, starts)
-    days, day_index = np.unique(ts_ms // DAY_MS, return_inverse=True)
-    rest_index = np.where(member < 0, day_index, -1)
-    rests = {
-        "day_ms": days * DAY_MS,
-        "readings": np.bincount(day_index, minlength=len(days)),
-        "last_ms": _last(ts_ms, day_index, len(days)),
+    day_numbers, day = np.unique(ts_ms // DAY_MS, return_inverse=True)
+    days = {
+        "day_ms": day_numbers * DAY_MS,
+        "readings": np.bincount(day, minlength=len(day_numbers)),
+        "last_ms": _greatest(ts_ms, day, len(day_numbers)).astype(np.int64),
     }
+    stood_ms = _stood(ts_ms, starts, ends)
     for name in sorted(values):
         quantity = quantity_of(name)
-        if quantity in ("", "moving", *CONTEXT):
+        if not quantity:
             continue
+        use = np.flatnonzero(np.isfinite(values[name]))
+        samples = _Samples(ts_ms[use], values[name][use], member[use], day[use], stood_ms[use], len(starts), len(day_numbers))
+        days |= {f"{name}:{told}": column for told, column in samples.counted().items()}
+        spiky = samples.spikes(quantity)
+        if quantity not in ("moving", *CONTEXT):
+            operations |= {f"{name}:{told}": column for told, column in samples.described(quantity, spiky).items()}
+        if quantity in JUDGED:
+            days |= {f"{name}:{told}": column for told, column in samples.watched(quantity, spiky).items()}
+    return Segmented(pd.DataFrame(operations), pd.DataFrame(days))
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """The finite samples of one channel in order of time: instant, value, operation (-1 at rest), day, and standing time."""
+
+    ts_ms: np.ndarray
+    value: np.ndarray
+    operation: np.ndarray
+    day: np.ndarray
+    stood_ms: np.ndarray
+    n_operations: int
+    n_days: int
+
+    def counted(self) -> dict[str, np.ndarray]:
+        """How many samples a day has, and when the newest came (NaN where none did)."""
+        in_motion = self.operation >= 0
+        return {
+            "n_op": np.bincount(self.day[in_motion], minlength=self.n_days).astype(float),
+            "n_rest": np.bincount(self.day[~in_motion], minlength=self.n_days).astype(float),
+            "seen_ms": _greatest(self.ts_ms, self.day, self.n_days),
+        }
+
+    def spikes(self, quantity: str) -> np.ndarray:
+        """Which samples stand alone, far above what is beside them."""
+        value, spiky = self.value, np.zeros(len(self.value), dtype=bool)
+        if len(value) < 3 or not quantity.endswith("temperature") and quantity not in SCALED:
+            return spiky
+        before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
+        if quantity.endswith("temperature"):
+            apart_ms = np.append(np.append(np.inf, self.ts_ms[2:] - self.ts_ms[:-2]), np.inf)
+            resting = self.operation < 0
+            alike = ~resting | (resting & np.append(False, resting[:-1]) & np.append(resting[1:], False))
+            near = alike & (apart_ms <= np.where(resting, 2 * GAP_MS, GAP_MS / 4))
+            return near & (value > np.fmax(before, after) + SPIKE_K)
+        same_before = np.append(False, self.operation[1:] == self.operation[:-1])
+        same_after = np.append(same_before[1:], False)
+        beside = np.fmax(np.where(same_before, before, np.nan), np.where(same_after, after, np.nan))
+        in_motion = self.operation >= 0
+        middle = grouped_median(value, self.operation, self.n_operations)
+        typical = middle[self.operation[in_motion]]
+        spiky[in_motion] = (value > SPIKE_BESIDE * beside)[in_motion] & (value[in_motion] > SPIKE_IN_MOTION * typical)
+        return spiky
+
+    def described(self, quantity: str, spiky: np.ndarray) -> dict[str, np.ndarray]:
+        """What each operation shows of the channel."""
+        value, operation = self.value[~spiky], self.operation[~spiky]
         if quantity == "temperature":
-            operations[f"{name}:start"] = _first(values[name], member, len(starts))
-            operations[f"{name}:max"] = _greatest(values[name], member, len(starts))
-        else:
-            operations[f"{name}:median"] = grouped_median(values[name], member, len(starts))
-        rests[f"{name}:median"] = grouped_median(values[name], rest_index, len(days))
-    return Segmented(pd.DataFrame(operations), pd.DataFrame(rests))
+            return {
+                "start": _first(value, operation, self.n_operations),
+                "max": _greatest(value, operation, self.n_operations),
+            }
+        return {
+            "mean": _mean(value, operation, self.n_operations),
+            "high": grouped_quantile(value, operation, self.n_operations, 0.9),
+        }
+
+    def watched(self, quantity: str, spiky: np.ndarray) -> dict[str, np.ndarray]:
+        """What each day tells of the channel's sensor."""
+        value, day, n_days = self.value, self.day, self.n_days
+        in_motion = self.operation >= 0
+        moving_day = np.where(in_motion, day, -1)
+        top = _greatest(value, moving_day, n_days)
+        at_top = in_motion & (value == top[day])
+        last = np.full(n_days, np.nan)
+        last[day] = value
+        # samples after the last one that differs from the day's last value
+        number = np.arange(len(value))
+        differs = _greatest(np.where(value != last[day], number, -1), day, n_days)
+        same = number > differs[day]
+        begins = in_motion & same & np.append(True, self.operation[1:] != self.operation[:-1])
+        resting = np.where(in_motion, -1, day)
+        spread = _greatest(value, resting, n_days) + _greatest(-value, resting, n_days)
+        cold = ~in_motion & ~spiky & ((not quantity.endswith("temperature")) | (self.stood_ms >= COLD_AFTER_MS))
+        return {
+            "spikes": np.bincount(day[spiky], minlength=n_days).astype(float),
+            "n_spiky": np.bincount(day if quantity.endswith("temperature") else day[in_motion], minlength=n_days).astype(float),
+            "top": top,
+            "at_top": np.bincount(day[at_top], minlength=n_days).astype(float),
+            "same": np.bincount(day[same], minlength=n_days).astype(float),
+            "same_ops": np.bincount(day[begins], minlength=n_days).astype(float),
+            "last": last,
+            "move": _mean(value, np.where(in_motion & ~spiky, day, -1), n_days),
+            "flat": np.where(np.isnan(spread), np.nan, spread == 0.0),
+            "rest": _low_mean(value, np.where(cold, day, -1), n_days),
+        }
+
+
+def _stood(ts_ms: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """How long the gate has stood at each instant; the time since the first reading where no operation came before."""
+    if not len(ts_ms):
+        return ts_ms
+    before = np.searchsorted(starts, ts_ms, side="right") - 1
+    # a day is cut alone: what moved before its midnight is not known
+    since = np.where(before >= 0, ends[np.maximum(before, 0)] if len(ends) else 0, -1)
+    midnight = ts_ms // DAY_MS * DAY_MS
+    return ts_ms - np.maximum(since, midnight)
 
 
 def grouped_median(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -111,12 +239,7 @@ def grouped_median(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.n
     >>> grouped_median(np.array([1.0, 3.0, 9.0, 5.0]), np.array([0, 0, -1, 2]), 3)
     array([ 2., nan,  5.])
     """
-    use = (group >= 0) & np.isfinite(values)
-    group, values = group[use], values[use]
-    order = np.lexsort((values, group))
-    values = values[order]
-    counts = np.bincount(group, minlength=n_groups)
-    offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(int)
+    values, counts, offsets = _sorted_groups(values, np.where(np.isfinite(values), group, -1), n_groups)
     medians = np.full(n_groups, np.nan)
     some = counts > 0
     low, high = offsets[some] + (counts[some] - 1) // 2, offsets[some] + counts[some] // 2
@@ -124,8 +247,48 @@ def grouped_median(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.n
     return medians
 
 
+def grouped_quantile(values: np.ndarray, group: np.ndarray, n_groups: int, share: float) -> np.ndarray:
+    """The value below which `share` of each group lies (the nearest rank, no interpolation); -1 is no group.
+
+    Examples
+    --------
+    >>> grouped_quantile(np.array([4.0, 1.0, 3.0, 2.0, 7.0]), np.array([0, 0, 0, 0, -1]), 2, 0.9)
+    array([ 4., nan])
+    """
+    values, counts, offsets = _sorted_groups(values, group, n_groups)
+    out = np.full(n_groups, np.nan)
+    some = counts > 0
+    out[some] = values[offsets[some] + np.ceil(share * counts[some]).astype(int) - 1]
+    return out
+
+
+def _sorted_groups(values: np.ndarray, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values group by group, rising; how many each group has, and where it starts."""
+    use = group >= 0
+    group, values = group[use], values[use]
+    order = np.lexsort((values, group))
+    counts = np.bincount(group, minlength=n_groups)
+    return values[order], counts, np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(int)
+
+
+def _mean(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    use = group >= 0
+    counts = np.bincount(group[use], minlength=n_groups)
+    total = np.bincount(group[use], weights=values[use], minlength=n_groups)
+    return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+
+
+def _low_mean(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Mean of each group without its highest tenth: a neighbour at work now and then does not count."""
+    values, counts, offsets = _sorted_groups(values, group, n_groups)
+    of = np.repeat(np.arange(n_groups), counts)
+    # summed group by group, so that a group's mean does not depend on what else was cut with it
+    kept = np.arange(len(values)) - offsets[of] < (counts - counts // 10)[of]
+    return _mean(values, np.where(kept, of, -1), n_groups)
+
+
 def to_rows(frame: pd.DataFrame, keys: Iterable[str]) -> list[tuple[int | str, ...]]:
-    """Turn operations or rests into rows for the historian: the `keys` columns, then the rest as one JSON text."""
+    """Turn operations or days into rows for the historian: the `keys` columns, then the rest as one JSON text."""
     keys = list(keys)
     names = [name for name in frame.columns if name not in keys]
     key_rows = zip(*(frame[key].to_numpy(dtype=np.int64).tolist() for key in keys), strict=True)
@@ -198,19 +361,17 @@ def _context(
 
 def _first(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     out = np.full(n_groups, np.nan)
-    use = np.flatnonzero((group >= 0) & np.isfinite(values))[::-1]
+    use = np.flatnonzero(group >= 0)[::-1]
     out[group[use]] = values[use]  # written backwards, so the earliest value stays
     return out
 
 
 def _greatest(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    out = np.full(n_groups, -np.inf)
-    use = (group >= 0) & np.isfinite(values)
-    np.maximum.at(out, group[use], values[use])
-    return np.where(np.isinf(out), np.nan, out)
-
-
-def _last(ts_ms: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    out = np.zeros(n_groups, dtype=np.int64)
-    np.maximum.at(out, group, ts_ms)
+    """Greatest of the values of each group, groups following one another; NaN where there is none, -1 is no group."""
+    use = np.flatnonzero(group >= 0)
+    out = np.full(n_groups, np.nan)
+    if len(use):
+        of, kept = group[use], values[use]
+        first = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
+        out[of[first]] = np.maximum.reduceat(kept, first)
     return out

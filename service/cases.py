@@ -173,7 +173,7 @@ class CaseDay:
 
     def _last_reading(self, gate_id: str) -> str | None:
         """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
-        rows = historian.load_rests(self.connection, gate_id, 0, to_ms(self.as_of))
+        rows = historian.load_days(self.connection, gate_id, 0, to_ms(self.as_of))
         days = operations.from_rows(rows[-1:], ("day_ms",))
         return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1]))) if len(days) else None
 

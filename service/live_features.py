@@ -19,7 +19,7 @@ from pipeline.readings import DAY_MS
 
 
 def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
-    """Make the operations and rests of a gate's dirty days before `as_of` anew; return how many days there were."""
+    """Make the operations and days of a gate's dirty days before `as_of` anew; return how many days there were."""
     before_ms = to_ms(as_of)
     with engine.connect() as connection:
         if not historian.load_dirty_days(connection, [gate_id], before_ms):
@@ -38,7 +38,7 @@ def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
                 gate_id,
                 run_ms,
                 operations.to_rows(cut.operations, ("started_ms", "ended_ms")),
-                operations.to_rows(cut.rests, ("day_ms",)),
+                operations.to_rows(cut.days, ("day_ms",)),
             )
     return len(days_ms)
 
@@ -55,7 +55,7 @@ def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
 
 
 def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> pd.DataFrame:
-    """Feature rows of some gates as of some midnights, from stored operations, rests and maintenance records."""
+    """Feature rows of some gates as of some midnights, from stored operations, days and maintenance records."""
     until_ms = to_ms(max(as_ofs))
     gates = historian.load_table(connection, historian.gates, gate_ids).set_index("gate_id")
     named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
@@ -74,7 +74,7 @@ def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Seque
             components=features.components_to_score(named[gate_id]),
             hoist_type=str(gates.loc[gate_id, "hoist_type"] or ""),
             operations=operations.from_rows(rows_of, ("started_ms", "ended_ms")),
-            rests=operations.from_rows(historian.load_rests(connection, gate_id, 0, until_ms), ("day_ms",)),
+            days=operations.from_rows(historian.load_days(connection, gate_id, 0, until_ms), ("day_ms",)),
             maintenance=records.loc[records["gate_id"] == gate_id, ["component", "kind", "started_at", "ended_at"]].reset_index(
                 drop=True
             ),

@@ -238,7 +238,7 @@ def next_midnight(connection: Connection, backlog: timedelta, clock: Callable[[]
     if last is not None:
         following = cast(datetime, last["as_of"]) + DAY
     else:
-        tables = (historian.dirty_days, historian.rests)  # read already and not yet; a first run may have been cut short
+        tables = (historian.dirty_days, historian.days)  # read already and not yet; a first run may have been cut short
         days_ms = [connection.scalar(sa.select(sa.func.min(table.c.day_ms))) for table in tables]
         if all(day_ms is None for day_ms in days_ms):
             return None

@@ -52,7 +52,7 @@ def maintenance(*records: tuple[str, str, datetime, datetime | None]) -> pd.Data
 def history(readings: pd.DataFrame, records: pd.DataFrame | None = None) -> features.GateHistory:
     segmented = segment(readings)
     return features.GateHistory(
-        "G1", ("gearbox", "motor"), "winch", segmented.operations, segmented.rests, maintenance() if records is None else records
+        "G1", ("gearbox", "motor"), "winch", segmented.operations, segmented.days, maintenance() if records is None else records
     )
 
 
@@ -191,7 +191,7 @@ def test_only_midnights_are_allowed() -> None:
 
 
 def test_a_gate_without_readings_gives_stale_rows() -> None:
-    empty = replace(history(gate_readings()), operations=pd.DataFrame({"started_ms": []}), rests=pd.DataFrame({"day_ms": []}))
+    empty = replace(history(gate_readings()), operations=pd.DataFrame({"started_ms": []}), days=pd.DataFrame({"day_ms": []}))
 
     rows = features.build(empty, [midnight(3)])
 

@@ -128,7 +128,7 @@ def test_replacing_days_leaves_the_other_days_alone_and_cleans_them(engine: Engi
             operation(0, 3),
             operation(1, 1),
         ]
-        assert historian.load_rests(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, "{}")]
+        assert historian.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, "{}")]
         assert historian.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}
 
 

@@ -65,7 +65,7 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
         days = historian.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
         for day_ms in reversed(days):  # one day at a time, the newest first: order must not matter
             cut = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS))
-            operations, rests = to_rows(cut.operations, ("started_ms", "ended_ms")), to_rows(cut.rests, ("day_ms",))
+            operations, days = to_rows(cut.operations, ("started_ms", "ended_ms")), to_rows(cut.days, ("day_ms",))
             historian.replace_days(connection, gate_id, [day_ms], operations, rests)
         gate = historian.load_table(connection, historian.gates, [gate_id]).iloc[0]
         parts = {
@@ -81,7 +81,7 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
                 features.components_to_score(parts),
                 gate["hoist_type"],
                 from_rows(historian.load_operations(connection, gate_id, 0, at_ms), ("started_ms", "ended_ms")),
-                from_rows(historian.load_rests(connection, gate_id, 0, at_ms), ("day_ms",)),
+                from_rows(historian.load_days(connection, gate_id, 0, at_ms), ("day_ms",)),
                 records[["component", "kind", "started_at", "ended_at"]],
             ),
             [at],

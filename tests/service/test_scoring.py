@@ -214,7 +214,7 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
         records = historian.load_table(connection, historian.maintenance)
     cut = segment(pd.concat(frames, ignore_index=True))
     trained = features.build(
-        features.GateHistory(gate_id, ("gearbox", "motor"), "winch", cut.operations, cut.rests, records), [T0]
+        features.GateHistory(gate_id, ("gearbox", "motor"), "winch", cut.operations, cut.days, records), [T0]
     )
 
     assert clean == {}
@@ -273,7 +273,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
         refresh_operations(engine, "g", T0 + DAY)
 
         with engine.connect() as connection:
-            assert len(historian.load_rests(connection, "g", 0, to_ms(T0 + DAY))) == 1
+            assert len(historian.load_days(connection, "g", 0, to_ms(T0 + DAY))) == 1
     finally:
         engine.dispose()
 

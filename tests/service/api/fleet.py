@@ -154,7 +154,7 @@ def add_readings(connection: Connection, gate_id: str, days: int = 30) -> None:
         gate_id,
         [first + day * DAY_MS for day in range(days)],
         to_rows(done.operations, ("started_ms", "ended_ms")),
-        to_rows(done.rests, ("day_ms",)),
+        to_rows(done.days, ("day_ms",)),
     )
     historian.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
 

@@ -1,0 +1,451 @@
+"""Is this channel believable? Sensor health before asset health, in NE 107 words. No network, no database, no clock.
+
+A bad sensor must never be reported as a bad gate. What each day tells of a channel (`pipeline.operations`) is compared with the
+channel's own first days after the last repair, and with its siblings: a gate that has stood for hours shows the same
+temperature everywhere, and a vibration sensor shows its own floor. Verdicts on a day use nothing later than that day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipeline.operations import SCALED
+from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+KINDS: Mapping[str, str] = {
+    "stale": "failure",
+    "stuck": "failure",
+    "unit_slip": "failure",
+    "clipping": "out_of_specification",
+    "loose_mount": "maintenance_required",
+    "drift": "out_of_specification",
+    "dropout": "maintenance_required",
+    "spikes": "maintenance_required",
+}
+"""What can be wrong with a channel, the graver first, and the word NAMUR NE 107 has for such a state."""
+
+MASKED = ("stuck", "unit_slip", "clipping", "loose_mount", "drift")
+"""Kinds that spoil the values themselves. A stale channel has none, gaps hide nothing, and lone spikes are taken out."""
+
+VIBRATION = ("velocity_rms", "acceleration_rms")
+FIT_AGES_D = (10, 15, 20, 30)
+"""A channel's reference is fitted anew at these ages of the cycle (days), and is final at 30; before 10 there is none."""
+
+OPERATIONS = 5
+"""Most faults are judged over the days that hold this many operations, one day at least and `MOST_DAYS` at most."""
+
+MOST_DAYS = 14
+STALE_INTERVALS = 2.0
+SAME_SAMPLES, SAME_OPERATIONS = 8, 3
+MISSING_SHARE, EXPECTED_SAMPLES = 0.15, 40.0
+AT_TOP_SAMPLES, AT_TOP_SHARE = 4.0, 0.12
+SPIKES, SPIKE_SHARE = 3.0, 0.02
+DRIFT_K, DRIFT_LOG = 3.0, 0.2
+LOOSE_LOG = 0.3
+SMOOTH_D = 5
+REST_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Verdicts on the channels of one gate, day by day.
+
+    Attributes
+    ----------
+    channels : keys, one for each first index below
+    day_ms : the UTC days that have readings, rising; the second index
+    kind : index into `KINDS` of the gravest fault as known at the end of each day, -1 where none is found
+    bias_k : what a temperature shows beyond its siblings while the gate stands cold, less what it showed in its first
+        days (K, median of 5 days); 0 where unknown and for other quantities
+    interval_s : how often the channel reports at rest, as known each day; NaN where it does not
+    seen_ms : its newest reading up to the end of each day
+    """
+
+    channels: tuple[str, ...]
+    day_ms: Ints
+    kind: npt.NDArray[np.int8]
+    bias_k: Floats
+    interval_s: Floats
+    seen_ms: Floats
+
+    def at(self, as_of_ms: int) -> dict[str, str]:
+        """The faulty channels as of an instant, each with its kind.
+
+        A channel is stale when it has said nothing for two of its intervals; one that reports in motion only, when the other
+        channels told of operations and it did not.
+        """
+        row = int(np.searchsorted(self.day_ms, as_of_ms, side="left")) - 1
+        if row < 0:
+            return {}
+        names = tuple(KINDS)
+        silent_s = (as_of_ms - self.seen_ms[:, row]) / 1000.0
+        stale = silent_s > STALE_INTERVALS * self.interval_s[:, row]
+        kinds = np.where(stale, names.index("stale"), self.kind[:, row])
+        return {channel: names[kind] for channel, kind in zip(self.channels, kinds.tolist(), strict=True) if kind >= 0}
+
+    def believable(self, channel: str) -> Bools:
+        """On which days the channel's values may be used."""
+        spoilt = [tuple(KINDS).index(kind) for kind in MASKED]
+        return ~np.isin(self.kind[self.channels.index(channel)], spoilt)
+
+
+CycleStarts = Callable[[str, Ints], Ints]
+"""When a component's cycle started (epoch ms) as of each of some instants."""
+
+
+def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, intervals_s: Mapping[str, float]) -> Health:
+    """Judge every channel of a gate on every day that has readings.
+
+    Parameters
+    ----------
+    days : DataFrame
+        As `pipeline.operations.Segmented` gives them.
+    started_ms : starts of the operations, rising
+    cycle_starts : see `pipeline.features.cycle_state`
+    intervals_s : expected reporting intervals at rest, by channel; learnt from the channel's own days where not given
+    """
+    day_ms = days["day_ms"].to_numpy(dtype=np.int64)
+    channels = tuple(name.removesuffix(":seen_ms") for name in days.columns if name.endswith(":seen_ms"))
+    table = _Table(days, channels)
+    if not len(channels) or not len(day_ms):
+        empty = np.zeros((len(channels), len(day_ms)))
+        return Health(channels, day_ms, empty.astype(np.int8) - 1, empty, np.full_like(empty, np.nan), empty)
+    operations = np.diff(np.searchsorted(started_ms, np.append(day_ms, day_ms[-1] + DAY_MS)))
+    window = _window_starts(operations, OPERATIONS)
+    component_of = np.array([channel.partition(".")[0] for channel in channels])
+    cycles = {name: cycle_starts(name, day_ms + DAY_MS) for name in sorted(set(component_of.tolist()))}
+    cycle = np.vstack([cycles[name] for name in component_of])
+    fits = list(_fits(day_ms, cycle))
+    quantity = np.array([quantity_of(channel) for channel in channels])
+
+    bias_k, drift = _drift(table, quantity, fits)
+    found = {
+        "stuck": _stuck(table, quantity, fits),
+        "unit_slip": _unit_slip(table, quantity, fits),
+        "clipping": _clipping(table, quantity, window, fits),
+        "loose_mount": _loose(table, quantity, component_of, fits),
+        "drift": drift,
+        "dropout": _dropout(table, window, fits),
+        "spikes": _spikes(table, operations),
+    }
+    kind = np.full(cycle.shape, -1, dtype=np.int8)
+    for number, name in reversed(list(enumerate(KINDS))):
+        if name in found:
+            kind[found[name]] = number
+    silent_in_motion = _silent_in_motion(table, window, fits)
+    kind[silent_in_motion] = 0
+    seen = np.maximum.accumulate(np.nan_to_num(table["seen_ms"], nan=-np.inf), axis=1)
+    return Health(channels, day_ms, kind, bias_k, _intervals(table, channels, intervals_s), seen)
+
+
+class _Table:
+    """The days' columns as arrays of shape (channels, days), NaN where a channel does not have them."""
+
+    def __init__(self, days: pd.DataFrame, channels: Sequence[str]) -> None:
+        self._days = {name: days[name].to_numpy(dtype=np.float64) for name in days.columns}
+        self._nothing = np.full(len(days), np.nan)
+        self._channels = channels
+        self._made: dict[str, Floats] = {}
+        # a handful of samples between two operations is no day at rest
+        self._made["rest"] = np.where(self.count("n_rest") >= REST_SAMPLES, self["rest"], np.nan)
+
+    def __getitem__(self, told: str) -> Floats:
+        if told not in self._made:
+            columns = [self._days.get(f"{channel}:{told}", self._nothing) for channel in self._channels]
+            self._made[told] = np.vstack(columns)
+        return self._made[told]
+
+    def count(self, told: str) -> Floats:
+        """A column of counts: 0 on days without it."""
+        return np.nan_to_num(self[told])
+
+
+Fit = tuple[Bools, Bools, Bools]
+"""Channels of one component; the days that a reference is for; the days it is made from."""
+
+
+def _fits(day_ms: Ints, cycle: Ints) -> Iterator[Fit]:
+    """For every cycle and age at which references are fitted: whose, for which days, from which."""
+    starts, which = np.unique(cycle, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    for number, per_day in enumerate(starts):
+        age = np.searchsorted(FIT_AGES_D, (day_ms + DAY_MS - per_day) / DAY_MS, side="right") - 1
+        for start in np.unique(per_day):
+            for fit in np.unique(age[(per_day == start) & (age >= 0)]):
+                made_from = (day_ms >= start) & (day_ms < start + FIT_AGES_D[fit] * DAY_MS)
+                yield which == number, (per_day == start) & (age == fit), made_from
+
+
+def _reference(values: Floats, fits: Sequence[Fit], of: Callable[[Floats], Floats]) -> Floats:
+    """Statistic `of` the first days of each cycle, for every day that has one; NaN for the others."""
+    out = np.full(values.shape, np.nan)
+    for channels, wanted, made_from in fits:
+        out[np.ix_(channels, wanted)] = of(values[np.ix_(channels, made_from)])[:, None]
+    return out
+
+
+def quantile(values: Floats, share: float) -> Floats:
+    """Quantile (nearest rank) of the finite values of each row; NaN where a row has none."""
+    ordered = np.sort(values, axis=1)
+    counts = np.isfinite(values).sum(axis=1)
+    at = np.clip(np.ceil(share * counts).astype(int) - 1, 0, max(values.shape[1] - 1, 0))
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    return np.where(counts > 0, ordered[np.arange(len(values)), at], np.nan)
+
+
+def _median(values: Floats) -> Floats:
+    return quantile(values, 0.5)
+
+
+def _scatter(values: Floats) -> Floats:
+    return np.asarray(1.4826 * _median(np.abs(values - _median(values)[:, None])))
+
+
+def _trailing(values: Floats, days: int, of: Callable[[Floats], Floats]) -> Floats:
+    """Statistic `of` the last rows up to each day; of fewer at the beginning."""
+    padded = np.concatenate([np.full((len(values), days - 1), np.nan), values], axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, days, axis=1)
+    return of(windows.reshape(-1, days)).reshape(values.shape)
+
+
+def _window_starts(operations: Ints, enough: int) -> Ints:
+    """For each day the latest one from which on `enough` operations were made, or `MOST_DAYS` before where fewer were."""
+    before = np.concatenate([[0], np.cumsum(operations)])
+    rows = np.arange(len(operations))
+    start = np.searchsorted(before, before[1:] - enough, side="right") - 1
+    return np.asarray(np.maximum(np.maximum(start, rows - MOST_DAYS + 1), 0), dtype=np.int64)
+
+
+def _sum(counts: Floats, window: Ints) -> Floats:
+    """Sum over each day's window."""
+    total = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts, axis=1)], axis=1)
+    return np.asarray(total[:, 1:] - total[:, window])
+
+
+def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+    """The last value came again and again, through several operations, or all day where such days are not its habit.
+
+    A coarse sensor that shows about the same in motion as at rest may well repeat itself.
+    """
+    n = table.count("n_op") + table.count("n_rest")
+    same, same_ops, last = table.count("same"), table.count("same_ops"), table["last"].copy()
+    for day in range(1, last.shape[1]):
+        quiet = np.isnan(last[:, day])
+        last[quiet, day] = last[quiet, day - 1]
+    before = np.concatenate([np.full((len(last), 1), np.nan), last[:, :-1]], axis=1)
+    goes_on = (same == n) & ((last == before) | (n == 0))
+    rows = np.arange(last.shape[1])
+    since = np.maximum.accumulate(np.where(goes_on, 0, rows), axis=1)
+
+    def run(counts: Floats) -> Floats:
+        total = np.cumsum(counts, axis=1)
+        return np.asarray(total - np.take_along_axis(total - counts, since, axis=1))
+
+    flat = _reference(table["flat"], fits, _mean)
+    all_day = (rows > since) & (flat < 0.05) & (table.count("n_rest") > 0) & ~np.isin(quantity, SCALED)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        contrast = np.log(_reference(table["move"], fits, _median) / _reference(table["rest"], fits, _median))
+    telling = ~np.isin(quantity, SCALED)[:, None] | ~(np.abs(contrast) < 1.0)
+    return (run(same) >= SAME_SAMPLES) & ((telling & (run(same_ops) >= SAME_OPERATIONS)) | all_day)
+
+
+def _mean(values: Floats) -> Floats:
+    known = np.isfinite(values)
+    count = known.sum(axis=1)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+    """All values are what the channel used to show, in another accepted unit of its quantity."""
+    move, rest = table["move"], table["rest"]
+    usual_move, usual_rest = _reference(move, fits, _median), _reference(rest, fits, _median)
+    slipped = np.zeros(move.shape, dtype=bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        usual = np.abs(np.log(move / usual_move)) < 0.7
+    siblings = _siblings(table, quantity)
+    for row, name in enumerate(quantity):
+        if name not in QUANTITIES:
+            continue
+        for conversion in QUANTITIES[name].accepted.values():
+            if conversion.factor == 1.0 and conversion.offset == 0.0:
+                continue
+            if name.endswith("temperature"):
+                cold = np.where(np.isfinite(siblings[row]), siblings[row], usual_rest[row])
+                slipped[row] |= _is_near((cold - conversion.offset) / conversion.factor, rest[row], cold)
+                continue
+            moves = _is_scaled(move[row], usual_move[row], conversion.factor)
+            rests = _is_scaled(rest[row], usual_rest[row], conversion.factor, slack=0.9)
+            slipped[row] |= _since_a_step(moves, usual[row]) & (rests | ~(usual_rest[row] > 0))
+    return slipped
+
+
+def _since_a_step(now: Bools, before: Bools) -> Bools:
+    """Days on which `now` holds and has held since a day right after one that was `before`; nothing wears out in one step."""
+    rows = np.arange(len(now))
+    broken = np.maximum.accumulate(np.where(now, -1, rows))
+    return now & (broken >= 0) & before[np.maximum(broken, 0)]
+
+
+def _is_near(expected: Floats, shown: Floats, usual: Floats) -> Bools:
+    return (np.abs(shown - expected) < 8.0) & (np.abs(shown - usual) > 15.0)
+
+
+def _is_scaled(shown: Floats, usual: Floats, factor: float, slack: float = 0.7) -> Bools:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.log(shown / usual)
+    return np.abs(step + np.log(factor)) < min(slack, np.abs(np.log(factor)) / 2)
+
+
+def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
+    """For each thermometer what the others show while the gate stands cold: their median."""
+    warm = np.flatnonzero((quantity == "temperature") | (quantity == "ambient_temperature"))
+    out = np.full(table["rest"].shape, np.nan)
+    for row in warm:
+        others = warm[warm != row]
+        if len(others):
+            out[row] = _median(table["rest"][others].T)
+    return out
+
+
+def _clipping(table: _Table, quantity: npt.NDArray[np.str_], window: Ints, fits: Sequence[Fit]) -> Bools:
+    """Nothing goes above one value, which comes again and again; and that is not this channel's habit."""
+    top, at_top, n = table["top"], table.count("at_top"), table.count("n_op")
+    clipped = np.zeros(top.shape, dtype=bool)
+    day_long = np.arange(top.shape[1])
+    for start in (window, day_long):
+        highest = top.copy()
+        for lag in range(1, MOST_DAYS):
+            inside = day_long - lag >= start
+            if not inside.any():
+                break
+            highest[:, inside] = np.fmax(highest[:, inside], top[:, (day_long - lag)[inside]])
+        times = np.zeros(top.shape)
+        for lag in range(MOST_DAYS):
+            inside = day_long - lag >= start
+            if not inside.any():
+                break
+            back = (day_long - lag)[inside]
+            times[:, inside] += np.where(top[:, back] == highest[:, inside], at_top[:, back], 0.0)
+        in_motion = _sum(n, start)
+        share = np.where(in_motion > 0, times / np.maximum(in_motion, 1.0), np.nan)
+        habit = _reference(share, fits, lambda values: quantile(values, 1.0))
+        low_top = _reference(highest, fits, lambda values: quantile(values, 0.15))
+        usual = 3.0 * habit + 0.05
+        lower = (highest <= low_top) | (quantity == "temperature")[:, None]
+        clipped |= (times >= AT_TOP_SAMPLES) & (in_motion >= 15) & (share >= np.fmax(AT_TOP_SHARE, usual)) & lower
+    return clipped
+
+
+def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+    """All vibration of one component is weaker, at rest as well: no machine gets quieter than its own floor."""
+    at_rest = _log_change(table["rest"], fits, 2)
+    moving = _log_change(table["move"], fits, 3)
+    loose = np.zeros(at_rest.shape, dtype=bool)
+    for name in sorted(set(component_of.tolist())):
+        mounted = (component_of == name) & np.isin(quantity, VIBRATION)
+        if not mounted.any():
+            continue
+        shown = np.where(np.isfinite(at_rest[mounted]), at_rest[mounted], np.nan)
+        told = np.isfinite(shown).any(axis=0)
+        with np.errstate(invalid="ignore"):
+            weaker = (_mean(shown.T) < -LOOSE_LOG) & (np.nanmax(np.where(told, shown, 0.0), axis=0) < -0.4 * LOOSE_LOG)
+            quieter = _mean(moving[mounted].T) < -0.8 * LOOSE_LOG
+            alone = _mean(_log_change(table["move"], fits, 7)[mounted].T) < -0.45
+        shaken = (component_of == name) & np.isin(quantity, (*VIBRATION, "acceleration_peak"))
+        loose[shaken] = np.where(told, weaker & quieter, alone)
+    return loose
+
+
+def _log_change(values: Floats, fits: Sequence[Fit], days: int) -> Floats:
+    """Mean of the last days over the median of the first ones, as a log; NaN where either is not above zero."""
+    usual = _reference(values, fits, _median)
+    recent = _trailing(values, days, _mean)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.log(np.maximum(recent, 1e-9) / usual)
+    return np.where(np.isfinite(change) & (usual > 0), change, np.nan)
+
+
+def _drift(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> tuple[Floats, Bools]:
+    """Bias of the thermometers against their siblings, and which channels have moved at rest."""
+    rest = table["rest"]
+    beyond = np.where((quantity == "temperature")[:, None], rest - _reference_temperature(table, quantity), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.where(np.isin(quantity, SCALED)[:, None] & (rest > 0), np.log(rest), np.nan)
+    drifted = np.zeros(rest.shape, dtype=bool)
+    bias_k = np.zeros(rest.shape)
+    for values, limit in ((beyond, DRIFT_K), (gain, DRIFT_LOG)):
+        moved = _trailing(values, SMOOTH_D, _median) - _reference(values, fits, _median)
+        usual = _reference(values, fits, _scatter)
+        drifted |= np.abs(moved) > np.fmax(limit, 4.0 * usual)
+        if limit == DRIFT_K:
+            bias_k = np.nan_to_num(moved)
+    return bias_k, drifted
+
+
+def _reference_temperature(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
+    """What a gate that stands cold has for its temperature: the median of its thermometers; of two, the house's own."""
+    rest = table["rest"]
+    warm = np.isin(quantity, ("temperature", "ambient_temperature"))
+    ambient = quantity == "ambient_temperature"
+    if warm.sum() >= 3:
+        return _median(rest[warm].T)[None, :]
+    return _median(rest[ambient].T)[None, :] if ambient.any() else np.full((1, rest.shape[1]), np.nan)
+
+
+def _habits(table: _Table, fits: Sequence[Fit]) -> tuple[Floats, Floats, Floats, Floats]:
+    """How many samples the gate's busiest channel has each day in motion and at rest, and which share of them is each one's."""
+    n_op, n_rest = table.count("n_op"), table.count("n_rest")
+    most_op, most_rest = n_op.max(axis=0), n_rest.max(axis=0)
+    shares = []
+    for n, most in ((n_op, most_op), (n_rest, most_rest)):
+        usual = np.full(n.shape, np.nan)
+        for channels, wanted, made_from in fits:
+            of_all = most[made_from].sum()
+            share = n[np.ix_(channels, made_from)].sum(axis=1) / max(of_all, 1.0)
+            usual[np.ix_(channels, wanted)] = share[:, None]
+        shares.append(usual)
+    return most_op, most_rest, shares[0], shares[1]
+
+
+def _dropout(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
+    """A good part of the samples is missing that the gate's other channels have."""
+    most_op, most_rest, usual_op, usual_rest = _habits(table, fits)
+    expected = usual_op * _sum(most_op[None, :], window) + usual_rest * _sum(most_rest[None, :], window)
+    came = _sum(table.count("n_op") + table.count("n_rest"), window)
+    return (expected >= EXPECTED_SAMPLES) & (came < (1.0 - MISSING_SHARE) * expected)
+
+
+def _silent_in_motion(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
+    """A channel that reports in motion only has missed the last day's operations."""
+    most_op, _, usual_op, usual_rest = _habits(table, fits)
+    return (usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0)
+
+
+def _spikes(table: _Table, operations: Ints) -> Bools:
+    """More lone spikes than now and then one, over the last operations or, where they are rarer, over three times as many."""
+    spikes, n = table.count("spikes"), table.count("n_spiky")
+    found = np.zeros(spikes.shape, dtype=bool)
+    for window, enough in ((_window_starts(operations, OPERATIONS), SPIKES), (_window_starts(operations, 3 * OPERATIONS), SPIKES + 1)):
+        times = _sum(spikes, window)
+        found |= (times >= enough) & (times >= SPIKE_SHARE * _sum(n, window))
+    return found
+
+
+def _intervals(table: _Table, channels: Sequence[str], given_s: Mapping[str, float]) -> Floats:
+    """How often each channel reports at rest (s) as known each day: as declared, else by its last month; NaN where it does not."""
+    n_rest = table.count("n_rest")
+    a_day = _trailing(np.where(n_rest > 0, n_rest, np.nan), 30, _median)
+    resting = (_trailing((n_rest > 0).astype(float), 30, _mean) > 0.5) & (a_day >= 4)
+    declared = np.array([given_s.get(channel, np.nan) for channel in channels])[:, None]
+    interval_s = np.where(np.isfinite(declared), declared, 86_400.0 / np.maximum(a_day, 1.0))
+    return np.where(resting, interval_s, np.nan)
