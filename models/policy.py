@@ -182,13 +182,18 @@ class Alarm:
     Attributes
     ----------
     started_ms, ended_ms : as_of of the opening and of the closing, epoch milliseconds; `FAR_MS` when open at the end
-    components : the components whose cases were open meanwhile
+    opened_ms : the components whose cases were open meanwhile, each with the as_of on which its first case opened
     """
 
     gate_id: str
     started_ms: int
     ended_ms: int
-    components: frozenset[str]
+    opened_ms: Mapping[str, int]
+
+    @property
+    def components(self) -> frozenset[str]:
+        """The components whose cases were open meanwhile."""
+        return frozenset(self.opened_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +303,10 @@ class Replay:
             last = alarms[-1] if alarms else None
             if last and started_ms <= last.ended_ms:
                 ended_ms = max(ended_ms, last.ended_ms)
-                alarms[-1] = replace(last, ended_ms=ended_ms, components=last.components | {component})
+                opened_ms = {component: started_ms} | dict(last.opened_ms)
+                alarms[-1] = replace(last, ended_ms=ended_ms, opened_ms=opened_ms)
             else:
-                alarms.append(Alarm(gate_id, started_ms, ended_ms, frozenset({component})))
+                alarms.append(Alarm(gate_id, started_ms, ended_ms, {component: started_ms}))
         return alarms
 
     def judge(self, alarm: Alarm) -> Judged:

@@ -117,7 +117,7 @@ def train(
         fallback=shipped.open_at if shipped else SHIPPED_OPEN_AT,
     )
     say("test", 0, 1)
-    reports = _test(forecaster, policy, teaching, testing, history, observed_until, seed)
+    reports = _test(forecaster, policy, teaching, testing, history, observed_until, hoist_types(dataset), seed)
     say("test", 1, 1)
     training = _training_facts(dataset, teaching, history, split, name, seed)
     if training["simulated"]:
@@ -174,11 +174,25 @@ def judge(
     history = History(dataset.maintenance)
     deployed = forecasts.attrs.get("policy")
     policy = Policy.from_dict(deployed) if deployed else None
-    report = evaluate(forecasts, history, observed_until, policy=policy, budget_per_gate_year=budget_per_gate_year, seed=seed)
+    hoists = hoist_types(dataset)
+    report = evaluate(
+        forecasts,
+        history,
+        observed_until,
+        policy=policy,
+        budget_per_gate_year=budget_per_gate_year,
+        hoists=hoists,
+        seed=seed,
+    )
     report["learnt_from"] = len(forecasts.attrs.get("learnt_from", ()))
     per_day = -np.log1p(-min(report["figures"]["base_rate_14d"]["value"], 0.99)) / 14
     budget = report["budget_per_gate_year"]
-    return {"model": report} | _baselines(rows, history, observed_until, per_day, budget, {}, seed)
+    return {"model": report} | _baselines(rows, history, observed_until, per_day, budget, {}, hoists, seed)
+
+
+def hoist_types(dataset: Dataset) -> dict[str, str]:
+    """Return the hoist type of every gate, ``""`` where the dataset does not give it."""
+    return dict(zip(dataset.gates["gate_id"], dataset.gates["hoist_type"], strict=True))
 
 
 def record_ends(dataset: Dataset) -> dict[str, datetime]:
@@ -248,10 +262,11 @@ def _test(
     testing: pd.DataFrame,
     history: History,
     observed_until: Mapping[str, datetime],
+    hoists: Mapping[str, str],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     budget = policy.budget_per_gate_year
-    report = evaluate(forecaster.predict(testing), history, observed_until, policy=policy, seed=seed)
+    report = evaluate(forecaster.predict(testing), history, observed_until, policy=policy, hoists=hoists, seed=seed)
     gates = teaching[["gate_id", "as_of"]].drop_duplicates().assign(component="")
     rate = float(np.nanmean(outcome(label(gates, history, observed_until), 14)))
     tuned = {}
@@ -260,7 +275,7 @@ def _test(
             replay = Replay(forecasts(teaching), history, observed_until)
             tuned[name] = tune(replay, budget_per_gate_year=budget, fallback=NEVER)
     per_day = -np.log1p(-min(rate, 0.99)) / 14
-    return {"model": report} | _baselines(testing, history, observed_until, per_day, budget, tuned, seed)
+    return {"model": report} | _baselines(testing, history, observed_until, per_day, budget, tuned, hoists, seed)
 
 
 def _baselines(
@@ -270,6 +285,7 @@ def _baselines(
     per_day: float,
     budget_per_gate_year: float,
     tuned: Mapping[str, Policy],
+    hoists: Mapping[str, str],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     files = {"constant": baselines.constant(rows, per_day)}
@@ -282,6 +298,7 @@ def _baselines(
             policy=tuned.get(name),
             budget_per_gate_year=budget_per_gate_year,
             are_probabilities=name == "constant",
+            hoists=hoists,
             seed=seed,
         )
         for name, file in files.items()

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
 
 from models import baselines
-from models.evaluate import EvaluationError, evaluate, table
+from models.evaluate import BINS, EvaluationError, evaluate, table
 from models.labels import label, outcome
 from models.policy import Policy
 
@@ -122,6 +122,155 @@ def test_failures_without_verdict_are_missed_and_the_silence_is_counted():
     assert report["figures"]["no_verdict_share"]["value"] == 50 / 200
 
 
+def of_modes(records: pd.DataFrame, *modes: str) -> pd.DataFrame:
+    return records.assign(failure_mode=modes)
+
+
+def test_modes_and_hoists_by_hand():
+    series = {
+        ("G1", "motor"): high(90, 100),
+        ("G2", "motor"): {},
+        ("G3", "brake"): high(70, 101),
+        ("G4", "brake"): high(40, 50),  # a false alarm
+    }
+    failures = log(("G1", "motor", "failure", 101.0), ("G2", "motor", "failure", 150.0), ("G3", "brake", "failure", 101.0))
+    hoists = {"G1": "winch", "G2": "screw", "G3": "winch", "G4": "screw"}
+
+    report = evaluate(
+        file(series),
+        of_modes(failures, "motor_bearing", "motor_bearing", "brake_drag"),
+        until(*hoists),
+        policy=POLICY,
+        hoists=hoists,
+        resamples=50,
+    )
+
+    def shares(row):
+        return [row[name]["value"] for name in ("useful_share", "early_share", "warned_share")]
+
+    modes, winch, screw = report["by_mode"], report["by_hoist"]["winch"], report["by_hoist"]["screw"]
+    assert {mode: row["failures"] for mode, row in modes.items()} == {"brake_drag": 1, "motor_bearing": 2}
+    assert shares(modes["motor_bearing"]) == [0.5, 0.5, 0.5]
+    assert shares(modes["brake_drag"]) == [0.0, 1.0, 1.0]  # 30 days ahead is early, not useful
+    assert (winch["failures"], winch["gates"], winch["gate_years"]) == (2, 2, pytest.approx(400 / 365.25))
+    assert (winch["useful_share"]["value"], screw["useful_share"]["value"]) == (0.5, 0.0)
+    assert winch["false_alarms_per_gate_year"]["value"] == 1 / (2 * 173 / 365.25)  # 30 days ahead is too early to be true
+    assert screw["false_alarms_per_gate_year"]["value"] == 1 / (2 * 173 / 365.25)
+
+
+def test_a_hoist_is_judged_as_if_its_gates_were_all(judged, unseen):
+    forecasts, _ = judged
+    some = [f"G{n:03d}" for n in range(15)]
+
+    report = evaluate(
+        forecasts,
+        unseen.maintenance,
+        unseen.observed_until,
+        policy=POLICY,
+        hoists=dict.fromkeys(some, "screw"),
+        resamples=10,
+    )
+    alone = evaluate(
+        forecasts[forecasts["gate_id"].isin(some)], unseen.maintenance, unseen.observed_until, policy=POLICY, resamples=10
+    )
+
+    assert list(report["by_hoist"]) == ["screw"]
+    for name in ("ap_14d", "brier_skill_14d", "useful_share", "early_share", "false_alarms_per_gate_year"):
+        assert report["by_hoist"]["screw"][name]["value"] == pytest.approx(alone["figures"][name]["value"]), name
+
+
+def test_the_time_to_failure_by_hand():
+    # given a failure within 21 days, day k has the share k / 21: 0.1 is reached on day 3 and 0.9 on day 19
+    forecasts = file({("G1", "motor"): {}, ("G2", "motor"): {}})
+    forecasts["curve"] = [np.arange(1, 22) * 0.02 for _ in range(len(forecasts))]
+    told_late = (forecasts["gate_id"] == "G1") | forecasts["as_of"].between(DAY0 + timedelta(days=99), DAY0 + timedelta(days=100))
+    forecasts["curve"] = forecasts["curve"].where(told_late)
+
+    report = evaluate(
+        forecasts,
+        log(("G1", "motor", "failure", 101.0), ("G2", "motor", "failure", 101.0)),
+        until("G1", "G2"),
+        policy=POLICY,
+        resamples=10,
+    )
+
+    # days 3 to 19 of 21 for the first failure; only days 1 and 2 for the second
+    assert report["figures"]["ttf_enclosed_share"]["value"] == pytest.approx((17 / 21 + 0) / 2)
+
+
+def test_a_curve_of_another_length_is_refused():
+    forecasts = file({("G1", "motor"): {}})
+    forecasts["curve"] = [np.full(14, 0.1) for _ in range(len(forecasts))]
+
+    with pytest.raises(EvaluationError, match="21 values, one a day; got 14"):
+        evaluate(forecasts, log(("G1", "motor", "failure", 101.0)), until("G1"), policy=POLICY, resamples=10)
+
+
+def test_right_component_and_mode_by_hand():
+    series = {
+        ("G1", "motor"): high(90, 100),  # right component, right mode
+        ("G2", "motor"): high(90, 100),  # right component; the mode it said first was another
+        ("G3", "brake"): high(90, 100),  # the brake's alarm, the motor's failure
+        ("G3", "motor"): {},
+        ("G4", "motor"): high(90, 100),  # its mode is not on record
+        ("G5", "brake"): high(90, 100),  # brake and motor within 28 days: neither came alone
+        ("G5", "motor"): {},
+        ("G6", "motor"): {},  # no warning
+    }
+    failures = [(gate_id, "motor", "failure", 101.0) for gate_id in ("G1", "G2", "G3", "G4", "G5", "G6")]
+    records = of_modes(log(*failures, ("G5", "brake", "failure", 110.0)), *3 * ["wear"], "", "wear", "wear", "drag")
+    forecasts = file(series).assign(failure_mode="wear")
+    # the second day over opens the case
+    first = (forecasts["gate_id"] == "G2") & (forecasts["as_of"] == DAY0 + timedelta(days=91))
+    forecasts.loc[first, "failure_mode"] = "lubrication"
+
+    figures = evaluate(forecasts, records, until(*(f"G{n}" for n in range(1, 7))), policy=POLICY, resamples=10)["figures"]
+
+    assert figures["right_component_share"]["value"] == 3 / 4
+    assert figures["right_mode_share"]["value"] == 1 / 2
+
+
+def test_a_feed_is_healthy_unless_the_gate_is_young_idle_or_under_repair():
+    forecasts = file({("G1", "motor"): {}})
+    for first, last, reason in ((0, 9, "young"), (60, 79, "idle"), (100, 104, "stale"), (120, 122, "under_repair")):
+        silent = forecasts["as_of"].between(DAY0 + timedelta(days=first), DAY0 + timedelta(days=last))
+        forecasts.loc[silent, ["p_7d", "p_14d"]] = np.nan
+        forecasts.loc[silent, ["verdict", "reason"]] = ["no_verdict", reason]
+
+    figures = evaluate(forecasts, log(), until("G1"), policy=POLICY, resamples=10)["figures"]
+
+    assert figures["no_verdict_share"]["value"] == (10 + 20 + 5 + 3) / 200
+    assert figures["no_verdict_healthy_share"]["value"] == 5 / (200 - 10 - 20 - 3)
+
+
+def test_the_reliability_curve_agrees_with_pandas(judged, unseen):
+    forecasts, report = judged
+    gates = forecasts[(forecasts["component"] == "") & (forecasts["verdict"] == "forecast")]
+    y = outcome(label(gates, unseen.maintenance, unseen.observed_until), 14)
+    known = gates.assign(y=y)[np.isfinite(y)]
+    bins = known.groupby(pd.cut(known["p_14d"], [*BINS[:-1], 1.01], right=False), observed=True)
+
+    curve = pd.DataFrame(report["reliability_14d"])
+
+    assert curve["rows"].tolist() == bins.size().tolist()
+    assert curve["gates"].tolist() == bins["gate_id"].nunique().tolist()
+    assert curve["forecast"].tolist() == pytest.approx(bins["p_14d"].mean().tolist())
+    assert [observed["value"] for observed in curve["observed"]] == pytest.approx(bins["y"].mean().tolist())
+
+
+def test_each_point_of_the_operating_curve_is_what_its_threshold_would_have_made(judged, unseen):
+    forecasts, report = judged
+    points = report["operating_curve"]
+
+    assert len(points) > 5
+    for point in points[:: len(points) // 3]:
+        policy = Policy(point["threshold"])
+        figures = evaluate(forecasts, unseen.maintenance, unseen.observed_until, policy=policy, resamples=1)["figures"]
+        for name in ("false_alarms_per_gate_year", "useful_share", "early_share", "warned_share"):
+            assert point[name] == pytest.approx(figures[name]["value"]), name
+    assert report["figures"]["lead_time_median_d"]["value"] == pytest.approx(np.median(report["lead_times_d"]))
+
+
 @pytest.fixture(scope="module")
 def judged(forecaster, unseen):
     forecasts = forecaster.predict(unseen.rows)
@@ -143,6 +292,7 @@ def test_row_figures_agree_with_scikit_learn(judged, unseen):
     assert figures["log_loss_skill_14d"] == pytest.approx(1 - log_loss(y, p) / log_loss(y, rate))
     assert figures["tail_forecast_14d"] == pytest.approx(p[p > 0.2].mean())
     assert figures["tail_observed_14d"] == pytest.approx(y[p > 0.2].mean())
+    assert figures["tail_error_14d"] == pytest.approx(abs(p[p > 0.2].mean() - y[p > 0.2].mean()))
 
 
 def test_ties_are_ranked_together_as_scikit_learn_does(judged, unseen):
