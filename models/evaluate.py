@@ -53,6 +53,7 @@ CURVE_THRESHOLDS = THRESHOLDS[::2]
 CURVE_ENDS_AT = 5.0
 """The curve of false alarms against recall ends at this many times the budget."""
 
+COMPARED = ("ap_14d", "brier_skill_14d", "useful_share", "early_share")
 RESAMPLES = 400
 FORMAT = "sluicewatch-report/1"
 
@@ -223,6 +224,57 @@ def evaluate(
         "lead_times_d": sorted(events.lead_d[np.isfinite(events.lead_d)].tolist()),
         "operating_curve": _operating_curve(replay, policy),
     }
+
+
+def compare(
+    files: Mapping[str, tuple[pd.DataFrame, Policy]],
+    maintenance: pd.DataFrame | History,
+    observed_until: Mapping[str, datetime] | pd.Series,
+    *,
+    figures: Sequence[str] = COMPARED,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Estimate]]:
+    """Ratio of the first file's figures to those of each other file, with the interval of a paired bootstrap over gates.
+
+    Figures of rows (AP, Brier skill) are those of the gate rows that both files of a pair forecast. Figures of failures are
+    each file's own, under its own policy: a failure that a file was silent about is one that it missed.
+
+    Parameters
+    ----------
+    files : mapping from a name to a forecast file and the policy it is deployed with
+        All about the same gates; fleets may be pooled under gate ids that tell them apart.
+    figures : which; names as in the report of `evaluate`
+
+    Returns
+    -------
+    dict
+        Name of each other file to figure to `Estimate`; None where the other's figure is not above 0.
+
+    Raises
+    ------
+    EvaluationError
+        The files speak of different gates, or have no row with a known outcome in common.
+    """
+    history = maintenance if isinstance(maintenance, History) else History(maintenance)
+    parts = {name: _normal(forecasts) for name, (forecasts, _) in files.items()}
+    replays = {name: Replay(part, history, observed_until) for name, part in parts.items()}
+    first, *others = files
+    sample = _Sample.of(replays[first].gate_ids, resamples, seed)
+    for name in others:
+        if replays[name].gate_ids != replays[first].gate_ids:
+            raise EvaluationError(f"{name} and {first} must speak of the same gates to be compared")
+    of_events = {name: _event_draws(replays[name], _events(replays[name], policy), sample) for name, (_, policy) in files.items()}
+    spoken = {name: _gate_rows(part).dropna(subset="p_14d") for name, part in parts.items()}
+    out: dict[str, dict[str, Estimate]] = {}
+    for name in others:
+        pair = {}
+        for one, other in ((first, name), (name, first)):
+            rows = spoken[one].merge(spoken[other][["gate_id", "as_of"]])
+            known = _known(rows, label(rows, history, observed_until), 14, sample)
+            pair[one] = of_events[one] | _row_draws({14: known}, sample, are_probabilities=True)
+        out[name] = {figure: _interval(_divide(pair[first][figure], pair[name][figure])) for figure in figures}
+    return out
 
 
 def _normal(forecasts: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
 
 from models import baselines
-from models.evaluate import BINS, EvaluationError, evaluate, table
+from models.evaluate import BINS, COMPARED, EvaluationError, compare, evaluate, table
 from models.labels import label, outcome
 from models.policy import Policy
 
@@ -372,6 +372,75 @@ def test_the_table_shows_the_model_beside_the_baselines(judged, unseen):
     ap = report["figures"]["ap_14d"]
     assert f"{ap['value']:.3f} ({ap['low']:.3f} to {ap['high']:.3f})" in text
     assert next(line for line in lines if line.startswith("Brier skill")).endswith("-")
+
+
+def test_a_file_against_itself_is_one_in_every_draw(judged, unseen):
+    entry = (judged[0], Policy(0.3))
+
+    ratios = compare({"model": entry, "same": entry}, unseen.maintenance, unseen.observed_until, resamples=20)
+
+    assert ratios == {"same": {name: {"value": 1.0, "low": 1.0, "high": 1.0} for name in COMPARED}}
+
+
+def test_ratios_are_those_of_the_reports_where_both_forecast_every_row(judged, unseen):
+    forecasts, report = judged
+    blurred = forecasts.assign(p_14d=forecasts["p_14d"].round(1))
+    other = evaluate(blurred, unseen.maintenance, unseen.observed_until, policy=Policy(0.6), resamples=1)
+
+    ratios = compare(
+        {"model": (forecasts, Policy(0.3)), "blurred": (blurred, Policy(0.6))},
+        unseen.maintenance,
+        unseen.observed_until,
+        resamples=1,
+    )
+
+    for name in COMPARED:
+        expected = report["figures"][name]["value"] / other["figures"][name]["value"]
+        assert ratios["blurred"][name]["value"] == pytest.approx(expected), name
+
+
+def test_the_interval_of_a_ratio_is_that_of_paired_gates():
+    # of every pair of failures the one file warned of both, the other of the first: half, whatever gates are drawn
+    series = {(f"G{n}", "motor"): high(90, 100) for n in range(8)}
+    failures = log(*((gate_id, "motor", "failure", day) for gate_id, _ in series for day in (101.0, 181.0)))
+    both = file({unit: days | high(170, 180) for unit, days in series.items()})
+
+    ratios = compare(
+        {"one": (file(series), POLICY), "both": (both, POLICY)},
+        failures,
+        until(*(gate_id for gate_id, _ in series)),
+        figures=("useful_share",),
+        resamples=50,
+    )
+
+    assert ratios["both"]["useful_share"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_rows_are_compared_where_both_forecast_and_failures_by_what_each_had_said(judged, unseen):
+    forecasts, report = judged
+    silent = forecasts["as_of"] < forecasts["as_of"].quantile(0.5)
+    quiet = forecasts.assign(p_14d=forecasts["p_14d"].mask(silent), p_7d=forecasts["p_7d"].mask(silent))
+
+    ratios = compare(
+        {"model": (forecasts, Policy(0.3)), "quiet": (quiet, Policy(0.3))},
+        unseen.maintenance,
+        unseen.observed_until,
+        resamples=1,
+    )
+
+    assert ratios["quiet"]["ap_14d"]["value"] == pytest.approx(1.0)
+    missed = evaluate(quiet, unseen.maintenance, unseen.observed_until, policy=Policy(0.3), resamples=1)
+    expected = report["figures"]["early_share"]["value"] / missed["figures"]["early_share"]["value"]
+    assert ratios["quiet"]["early_share"]["value"] == pytest.approx(expected)
+    assert expected > 1.2
+
+
+def test_files_of_different_gates_are_not_compared(judged, unseen):
+    forecasts = judged[0]
+    fewer = forecasts[forecasts["gate_id"] != "G001"]
+
+    with pytest.raises(EvaluationError, match="fewer and model must speak of the same gates"):
+        compare({"model": (forecasts, POLICY), "fewer": (fewer, POLICY)}, unseen.maintenance, unseen.observed_until, resamples=1)
 
 
 def test_a_file_without_gate_rows_or_known_outcomes_is_refused():
