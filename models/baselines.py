@@ -1,17 +1,20 @@
 """What operators use today, as forecasts: a constant, zone limits, trend extrapolation, EWMA. No clock, no database.
 
-Their scores order the rows; all but the constant are no probabilities, and evaluation treats them so. Each takes the same
-feature rows as the model, is silent where the model is, and gets its threshold by the same rule.
+Beside them an isolation forest, the usual first try of a data scientist. Their scores order the rows; all but the constant
+are no probabilities, and evaluation treats them so. Each takes the same feature rows as the model, is silent where the model
+is, and gets its threshold by the same rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import IsolationForest
+from threadpoolctl import threadpool_limits
 
-from models.forecast import COLUMNS
+from models.forecast import COLUMNS, ForecastError, feature_matrix
 from models.labels import HORIZON_DAYS, FloatArray
 
 ZONE_LIMIT_MM_S = 4.5
@@ -23,7 +26,15 @@ TREND_LIMIT = float(np.log(2.5))
 
 EWMA_SHARE = 0.2
 EWMA_LIMIT = 0.5
-NAMES = ("constant", "zone_limit", "trend", "ewma")
+OPERATORS = ("constant", "zone_limit", "trend", "ewma")
+"""What operators use; the isolation forest is not among it."""
+
+FOREST_TREES = 100
+FOREST_ROWS = 20_000
+"""The forest learns from at most so many rows; each of its trees looks at 256 of them."""
+
+Baseline = Callable[[pd.DataFrame], pd.DataFrame]
+"""From feature rows to a forecast file."""
 
 
 def constant(rows: pd.DataFrame, per_day: float) -> pd.DataFrame:
@@ -56,8 +67,40 @@ def ewma(rows: pd.DataFrame) -> pd.DataFrame:
     return _from_score(rows, _logistic(smooth.reindex(rows.index).to_numpy(dtype=np.float64) - EWMA_LIMIT), "ewma")
 
 
-SCORES: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"zone_limit": zone_limit, "trend": trend, "ewma": ewma}
+SCORES: Mapping[str, Baseline] = {"zone_limit": zone_limit, "trend": trend, "ewma": ewma}
 """The baselines that need nothing but the rows."""
+
+
+def isolation_forest(teaching: pd.DataFrame, features: Sequence[str], *, seed: int) -> Baseline:
+    """Learn from rows that can be scored, without their outcomes, how odd a row is; 0.5 where it is no odder than others.
+
+    What is unknown stays unknown: each tree draws a side for it, as scikit-learn does.
+
+    Raises
+    ------
+    ForecastError
+        No row can be scored.
+
+    References
+    ----------
+    Liu, Ting and Zhou (2008), "Isolation forest".
+    """
+    known = teaching[teaching["reason"] == ""]
+    if known.empty:
+        raise ForecastError("an isolation forest needs at least one row that can be scored; got none")
+    learnt = known.sample(min(len(known), FOREST_ROWS), random_state=seed)
+    forest = IsolationForest(n_estimators=FOREST_TREES, random_state=seed).fit(feature_matrix(learnt, features))
+
+    def score(rows: pd.DataFrame) -> pd.DataFrame:
+        scored = (rows["reason"] == "").to_numpy()
+        odd = np.full(len(rows), np.nan)
+        if scored.any():
+            with threadpool_limits(limits=1):
+                odd[scored] = -forest.score_samples(feature_matrix(rows[scored], features))
+        # spread over the range of thresholds: raw scores lie within some tenths of each other
+        return _from_score(rows, _logistic(10 * (odd - 0.5)), "isolation_forest")
+
+    return score
 
 
 def _logistic(above_limit: FloatArray) -> FloatArray:

@@ -665,6 +665,9 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     flattered = [name for name, report in reports.items() if report["threshold_from"] != "set beforehand"]
     if flattered:
         lines.append(f"Threshold chosen on these very gates, which flatters: {', '.join(flattered)}.")
+    learnt_here = [name for name, report in reports.items() if report.get("learnt_here")]
+    if learnt_here:
+        lines.append(f"Learnt from these very rows, without their outcomes: {', '.join(learnt_here)}.")
     if counts["evaluable_failures"] < 30:
         lines.append(f"Only {counts['evaluable_failures']} failures: read the intervals, not the values.")
     return "\n".join(line.rstrip() for line in lines)

@@ -148,7 +148,8 @@ def judge(
     """Judge a forecast file, ours or another's, against a dataset, with the baselines on the same gates and days.
 
     A file of `backtest` carries the threshold its model is deployed with; for any other file, and for the baselines, the
-    threshold is chosen on these very gates, and the report says so.
+    threshold is chosen on these very gates, and the report says so. There are no other rows for the isolation forest to learn
+    from either; it needs no outcomes, and its report says ``learnt_here``.
 
     Returns
     -------
@@ -185,9 +186,13 @@ def judge(
         seed=seed,
     )
     report["learnt_from"] = len(forecasts.attrs.get("learnt_from", ()))
-    per_day = -np.log1p(-min(report["figures"]["base_rate_14d"]["value"], 0.99)) / 14
+    scores = {**baselines.SCORES, "isolation_forest": baselines.isolation_forest(rows, FEATURES, seed=seed)}
+    files = {"constant": baselines.constant(rows, _per_day(report["figures"]["base_rate_14d"]["value"]))}
+    files |= {name: baseline(rows) for name, baseline in scores.items()}
     budget = report["budget_per_gate_year"]
-    return {"model": report} | _baselines(rows, history, observed_until, per_day, budget, {}, hoists, seed)
+    others = _judge_baselines(files, history, observed_until, budget, {}, hoists, seed)
+    others["isolation_forest"]["learnt_here"] = True
+    return {"model": report} | others
 
 
 def hoist_types(dataset: Dataset) -> dict[str, str]:
@@ -269,27 +274,31 @@ def _test(
     report = evaluate(forecaster.predict(testing), history, observed_until, policy=policy, hoists=hoists, seed=seed)
     gates = teaching[["gate_id", "as_of"]].drop_duplicates().assign(component="")
     rate = float(np.nanmean(outcome(label(gates, history, observed_until), 14)))
+    scores = {**baselines.SCORES, "isolation_forest": baselines.isolation_forest(teaching, FEATURES, seed=seed)}
     tuned = {}
     if policy.calibrated_here:
-        for name, forecasts in baselines.SCORES.items():
-            replay = Replay(forecasts(teaching), history, observed_until)
+        for name, baseline in scores.items():
+            replay = Replay(baseline(teaching), history, observed_until)
             tuned[name] = tune(replay, budget_per_gate_year=budget, fallback=NEVER)
-    per_day = -np.log1p(-min(rate, 0.99)) / 14
-    return {"model": report} | _baselines(testing, history, observed_until, per_day, budget, tuned, hoists, seed)
+    files = {"constant": baselines.constant(testing, _per_day(rate))}
+    files |= {name: baseline(testing) for name, baseline in scores.items()}
+    return {"model": report} | _judge_baselines(files, history, observed_until, budget, tuned, hoists, seed)
 
 
-def _baselines(
-    rows: pd.DataFrame,
+def _per_day(rate_14d: float) -> float:
+    """The constant hazard per day behind a rate of failures within 14 days."""
+    return float(-np.log1p(-min(rate_14d, 0.99)) / 14)
+
+
+def _judge_baselines(
+    files: Mapping[str, pd.DataFrame],
     history: History,
     observed_until: Mapping[str, datetime],
-    per_day: float,
     budget_per_gate_year: float,
     tuned: Mapping[str, Policy],
     hoists: Mapping[str, str],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    files = {"constant": baselines.constant(rows, per_day)}
-    files |= {name: forecasts(rows) for name, forecasts in baselines.SCORES.items()}
     return {
         name: evaluate(
             file,

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
+from sklearn.ensemble import IsolationForest
 
 from models import baselines
-from models.forecast import COLUMNS
+from models.forecast import COLUMNS, ForecastError
 from tests.models import fleet
 
 
@@ -61,11 +63,32 @@ def test_the_ewma_remembers_a_fifth_at_a_time_and_skips_days_without_verdict():
     assert [p for p in motor_p_14d(forecasts) if p == p] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", baselines.SCORES)
-def test_every_baseline_makes_a_forecast_file_silent_where_the_model_is(name, unseen):
-    frame = unseen.rows[unseen.rows["gate_id"] < "G004"].sample(frac=1, random_state=0)
+def test_the_forest_orders_rows_as_scikit_learn_scores_them(learnt, unseen):
+    known = learnt.rows[learnt.rows["reason"] == ""]
+    median = known[list(fleet.FEATURES)].median()
+    filled = known.fillna(median.to_dict())
+    frame = unseen.rows[unseen.rows["reason"] == ""].head(2000).fillna(median.to_dict())
+    oracle = IsolationForest(n_estimators=100, random_state=3).fit(filled[list(fleet.FEATURES)].to_numpy()[:20_000])
+    odd = -oracle.score_samples(frame[list(fleet.FEATURES)].to_numpy())
 
-    forecasts = baselines.SCORES[name](frame)
+    forecasts = baselines.isolation_forest(learnt.rows, fleet.FEATURES, seed=0)(frame)
+
+    found = frame.merge(forecasts, on=["gate_id", "component", "as_of"], how="left")["p_14d"]
+    assert spearmanr(odd, found).statistic > 0.9  # two forests drawn apart
+    assert ((found >= 0.5) == (odd >= 0.5)).mean() > 0.97
+
+
+def test_a_forest_needs_a_row_that_can_be_scored(unseen):
+    with pytest.raises(ForecastError, match="at least one row"):
+        baselines.isolation_forest(unseen.rows.assign(reason="young"), fleet.FEATURES, seed=0)
+
+
+@pytest.mark.parametrize("name", [*baselines.SCORES, "isolation_forest"])
+def test_every_baseline_makes_a_forecast_file_silent_where_the_model_is(name, unseen, learnt):
+    frame = unseen.rows[unseen.rows["gate_id"] < "G004"].sample(frac=1, random_state=0)
+    forest = baselines.isolation_forest(learnt.rows, fleet.FEATURES, seed=0)
+
+    forecasts = {**baselines.SCORES, "isolation_forest": forest}[name](frame)
 
     assert tuple(forecasts.columns) == COLUMNS
     parts = forecasts[forecasts["component"] != ""].set_index(["gate_id", "component", "as_of"])["verdict"]

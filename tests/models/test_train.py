@@ -27,6 +27,7 @@ from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+BASELINES = ("constant", "zone_limit", "trend", "ewma", "isolation_forest")
 QUICK = Settings(trees=20, fewest_trees=20, learning_rate=0.15, healthy_rows=2000)
 
 
@@ -105,7 +106,7 @@ def test_the_card_says_simulated_next_to_every_figure(candidate, folder):
 
 
 def test_the_table_has_the_model_beside_the_baselines(candidate):
-    assert candidate.table.splitlines()[1].split() == ["model", "constant", "zone_limit", "trend", "ewma"]
+    assert candidate.table.splitlines()[1].split() == ["model", *BASELINES]
     assert "Brier skill" in candidate.table
     assert "false alarms / gate-year" in candidate.table
 
@@ -213,7 +214,9 @@ def test_a_file_is_judged_beside_the_baselines_with_the_threshold_it_carries(can
 
     reports = judge(dataset, forecasts[forecasts["gate_id"].isin(training["test_gates"])])
 
-    assert list(reports) == ["model", "constant", "zone_limit", "trend", "ewma"]
+    assert list(reports) == ["model", *BASELINES]
+    assert set(reports["model"]["by_hoist"]) <= {"winch", "screw", "hydraulic"}
+    assert "without their outcomes: isolation_forest." in table(reports)
     assert reports["model"]["threshold_from"] == "set beforehand"
     assert reports["model"]["figures"]["ap_14d"]["value"] == candidate.reports["model"]["figures"]["ap_14d"]["value"]
     assert reports["trend"]["figures"]["ap_14d"]["value"] == candidate.reports["trend"]["figures"]["ap_14d"]["value"]
