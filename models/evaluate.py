@@ -479,7 +479,7 @@ def _naming_draws(forecasts: pd.DataFrame, events: _Events, sample: _Sample) -> 
     warned = [failure for failure in events.failures if failure.alone and failure.lead_d is not None]
     right = np.array([failure.right_component for failure in warned], dtype=bool)
     out = {"right_component_share": sample.share(sample.place([failure.gate_id for failure in warned]), right)}
-    if "failure_mode" in forecasts:
+    if "failure_mode" in forecasts and forecasts["failure_mode"].notna().any():
         named = [failure for failure in warned if failure.right_component and failure.failure_mode]
         keys = pd.DataFrame(
             {
@@ -657,6 +657,12 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
     for row in rows:
         lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]))
+    titles = {figure: title for title, figure, _ in _LINES}
+    for name, report in reports.items():
+        ratios = report.get("model_against_it", {})
+        told = [f"{titles[figure]} {_cell(ratio, '{:.2f}', with_interval=True)}" for figure, ratio in ratios.items()]
+        if told:
+            lines.append(f"{names[0]} / {name}: {', '.join(told)}")
     if first.get("learnt_from"):
         lines.append(
             f"The model had learnt from {first['learnt_from']} of these {first['gates']} gates: on them its figures prove "

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from models import baselines, registry
 from models.card import model_card
-from models.evaluate import evaluate, table
+from models.evaluate import compare, evaluate, table
 from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
 from models.labels import FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
 from models.policy import BUDGET_PER_GATE_YEAR, NEVER, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
@@ -141,6 +141,7 @@ def judge(
     dataset: Dataset,
     forecasts: pd.DataFrame,
     *,
+    beside: Mapping[str, pd.DataFrame] | None = None,
     budget_per_gate_year: float = BUDGET_PER_GATE_YEAR,
     seed: int = 0,
     progress: Progress | None = None,
@@ -151,16 +152,22 @@ def judge(
     threshold is chosen on these very gates, and the report says so. There are no other rows for the isolation forest to learn
     from either; it needs no outcomes, and its report says ``learnt_here``.
 
+    Parameters
+    ----------
+    beside : more forecast files by name, such as an oracle's, to be judged on the gates and days of the first
+
     Returns
     -------
     dict
-        Reports of `models.evaluate.evaluate`: ``model`` first, then the baselines. ``learnt_from`` of the model's counts
-        the gates it had learnt from.
+        Reports of `models.evaluate.evaluate`: ``model`` first, then the files beside it, then the baselines.
+        ``learnt_from`` of the model's counts the gates it had learnt from; ``model_against_it`` of a file beside it holds
+        the ratios of `models.evaluate.compare`.
 
     Raises
     ------
     TrainingError
-        The file speaks of gates that the dataset does not have, or of other times than UTC midnights.
+        The file speaks of gates that the dataset does not have, or of other times than UTC midnights; a file beside it
+        lacks gates, or has a name that is taken.
     """
     unknown = sorted(set(forecasts["gate_id"]) - set(dataset.gate_ids))
     if unknown:
@@ -186,13 +193,48 @@ def judge(
         seed=seed,
     )
     report["learnt_from"] = len(forecasts.attrs.get("learnt_from", ()))
+    reports = {"model": report}
+    for name, other in (beside or {}).items():
+        of_model = (forecasts, policy or Policy(report["threshold"], report["budget_per_gate_year"]))
+        same_rows = _same_rows(name, other, forecasts)
+        reports[name] = _judge_beside(of_model, same_rows, history, observed_until, hoists, seed)
     scores = {**baselines.SCORES, "isolation_forest": baselines.isolation_forest(rows, FEATURES, seed=seed)}
     files = {"constant": baselines.constant(rows, _per_day(report["figures"]["base_rate_14d"]["value"]))}
     files |= {name: baseline(rows) for name, baseline in scores.items()}
     budget = report["budget_per_gate_year"]
     others = _judge_baselines(files, history, observed_until, budget, {}, hoists, seed)
     others["isolation_forest"]["learnt_here"] = True
-    return {"model": report} | others
+    return reports | others
+
+
+def _same_rows(name: str, other: pd.DataFrame, forecasts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a file on the gates and days of another."""
+    if name in ("model", "constant", "isolation_forest", *baselines.SCORES):
+        raise TrainingError(f"a file beside the model needs a name of its own; got {name!r}")
+    missing = sorted(set(forecasts["gate_id"]) - set(other["gate_id"]))
+    if missing:
+        raise TrainingError(f"the file {name} lacks gate {missing[0]!r}, which the model's speaks of")
+    found = other.merge(forecasts[["gate_id", "as_of"]].drop_duplicates())
+    found.attrs = other.attrs
+    return found
+
+
+def _judge_beside(
+    model: tuple[pd.DataFrame, Policy],
+    other: pd.DataFrame,
+    history: History,
+    observed_until: Mapping[str, datetime],
+    hoists: Mapping[str, str],
+    seed: int,
+) -> dict[str, Any]:
+    """The report of a file beside the model's, with the ratios of the model's figures to its own."""
+    budget = model[1].budget_per_gate_year
+    deployed = other.attrs.get("policy")
+    policy = Policy.from_dict(deployed) if deployed else None
+    report = evaluate(other, history, observed_until, policy=policy, budget_per_gate_year=budget, hoists=hoists, seed=seed)
+    pair = {"model": model, "other": (other, policy or Policy(report["threshold"], budget))}
+    report["model_against_it"] = compare(pair, history, observed_until, seed=seed)["other"]
+    return report
 
 
 def hoist_types(dataset: Dataset) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.errors import BadInput
 from service.cli.parts import make_folder, option, registry_option, staged_progress, utc_day
 
 
@@ -64,23 +65,35 @@ def backtest(folder: Path, registry: Path, model: str, from_: datetime, to: date
 @click.command()
 @option("--dataset", "folder", type=click.Path(path_type=Path), required=True, help="Dataset folder.")
 @option("--forecasts", type=click.Path(path_type=Path), required=True, help="Forecast file, ours or another's.")
+@option("--beside", multiple=True, help="NAME=FILE, another forecast file to judge on the same rows; may be repeated.")
 @option("--report", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write the figures here (JSON).")
-def evaluate(folder: Path, forecasts: Path, report: Path | None) -> None:
+@option("--pictures", type=click.Path(path_type=Path, file_okay=False), default=None, help="Draw the figures into this folder.")
+def evaluate(folder: Path, forecasts: Path, beside: tuple[str, ...], report: Path | None, pictures: Path | None) -> None:
     """Judge a forecast file against what happened, beside what operators use today.
 
     \b
     sluicewatch evaluate --dataset fleet/ --forecasts forecasts.parquet --report report.json
+    sluicewatch evaluate --dataset fleet/ --forecasts forecasts.parquet --beside oracle=fleet/oracle-O3.parquet --pictures plots/
     """
     import json
 
     from models.evaluate import table
+    from models.pictures import draw
     from models.train import judge, read_forecasts
     from pipeline.dataset import open_dataset
 
+    named = [text.partition("=") for text in beside]
+    if not all(name and path for name, _, path in named):
+        raise BadInput(f"beside: write NAME=FILE; got {', '.join(beside)}")
     dataset, file = open_dataset(folder), read_forecasts(forecasts)
+    others = {name: read_forecasts(path) for name, _, path in named}
     with staged_progress() as progress:
-        reports = judge(dataset, file, progress=progress)
+        reports = judge(dataset, file, beside=others, progress=progress)
     click.echo(table(reports))
+    if pictures is not None:
+        make_folder(pictures / "reliability.png")
+        for picture in draw(reports, pictures):
+            click.echo(f"drawn in {picture}")
     if report is not None:
         make_folder(report)
         report.write_text(json.dumps(reports, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,11 +1,13 @@
 """From a simulated dataset folder to a registered model, and back again."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from models import registry
 from models.evaluate import evaluate, table
@@ -25,6 +27,7 @@ from models.train import (
 from pipeline.dataset import open_dataset
 from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset
+from service.cli import main
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 BASELINES = ("constant", "zone_limit", "trend", "ewma", "isolation_forest")
@@ -220,6 +223,38 @@ def test_a_file_is_judged_beside_the_baselines_with_the_threshold_it_carries(can
     assert reports["model"]["threshold_from"] == "set beforehand"
     assert reports["model"]["figures"]["ap_14d"]["value"] == candidate.reports["model"]["figures"]["ap_14d"]["value"]
     assert reports["trend"]["figures"]["ap_14d"]["value"] == candidate.reports["trend"]["figures"]["ap_14d"]["value"]
+
+
+def test_another_file_is_judged_beside_it_on_its_rows(candidate, dataset):
+    first, last = datetime.fromisoformat(candidate.model.manifest["training"]["test_from"]), START + timedelta(days=300)
+    forecasts = backtest(dataset, candidate.model, first, last)
+    same = backtest(dataset, candidate.model, first - timedelta(days=30), last)
+
+    reports = judge(dataset, forecasts, beside={"same": same})
+
+    assert list(reports) == ["model", "same", *BASELINES]
+    assert reports["same"]["figures"] == reports["model"]["figures"]
+    assert all(ratio["value"] in (1.0, None) for ratio in reports["same"]["model_against_it"].values())
+    assert "model / same: AP at 14 d 1.00 (1.00 to 1.00)" in table(reports)
+    with pytest.raises(TrainingError, match="lacks gate"):
+        judge(dataset, forecasts, beside={"fewer": same[same["gate_id"] != dataset.gate_ids[0]]})
+    with pytest.raises(TrainingError, match="name of its own; got 'trend'"):
+        judge(dataset, forecasts, beside={"trend": same})
+
+
+def test_the_command_judges_files_side_by_side_and_draws(candidate, dataset, tmp_path):
+    first = datetime.fromisoformat(candidate.model.manifest["training"]["test_from"])
+    write_forecasts(backtest(dataset, candidate.model, first, START + timedelta(days=300)), tmp_path / "f.parquet")
+    asked = ["--dataset", str(dataset.path), "--forecasts", str(tmp_path / "f.parquet")]
+    asked += ["--beside", f"twin={tmp_path / 'f.parquet'}", "--report", str(tmp_path / "r.json")]
+
+    answer = CliRunner().invoke(main, ["evaluate", *asked, "--pictures", str(tmp_path / "new")], catch_exceptions=False)
+
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.splitlines()[1].split()[:2] == ["model", "twin"]
+    assert json.loads((tmp_path / "r.json").read_text())["twin"]["model_against_it"]["ap_14d"]["value"] == 1.0
+    drawn = sorted(file.name for file in (tmp_path / "new").iterdir())
+    assert drawn == ["lead_times.png", "modes.png", "recall.png", "reliability.png"]
 
 
 def test_a_file_on_gates_the_model_had_learnt_from_says_so(candidate, dataset):

@@ -64,6 +64,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("train", "{tmp}", "--name", "x", "--registry", "{tmp}/r"), "dataset.json is missing"),
         (("backtest", "{tmp}/n", "--from", "2024-01-01", "--to", "2024-02-01", "--out", "{tmp}/f"), "does not exist"),
         (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f"), "does not exist"),
+        (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f", "--beside", "f"), "beside: write NAME=FILE; got f"),
         (("models", "show", "nobody", "--registry", "{tmp}/r"), "no model 'nobody'"),
         (("models", "rollback", "--registry", "{tmp}/r"), "no previous champion"),
         (("keys", "create", "x", "--scope", "everything", "--database", "sqlite:///{tmp}/d.sqlite"), "scopes: allowed are"),
