@@ -6,7 +6,8 @@ tuning and for evaluation. No clock, no database, no network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -241,6 +242,7 @@ class Replay:
     ) -> None:
         self.history = maintenance if isinstance(maintenance, History) else History(maintenance)
         self._series: dict[str, list[_Series]] = {}
+        self._charged: dict[tuple[tuple[float, ...], str], int] = {}
         self.observed_until_ms: dict[str, int] = {}
         self.scored_from_ms: dict[str, int] = {}
         self.scored_until_ms: dict[str, int] = {}
@@ -327,7 +329,21 @@ class Replay:
 
     def false_alarms(self, policy: Policy) -> int:
         """Count the false alarms of the whole fleet under a policy."""
-        return sum(self.judge(alarm).charged for gate_id in self._series for alarm in self.alarms(policy, gate_id))
+        rule = (policy.open_at, policy.days_to_open, policy.days_looked_at, policy.days_to_close)
+        return sum(self._charged_to(policy, rule, gate_id) for gate_id in self._series)
+
+    def _charged_to(self, policy: Policy, rule: tuple[float, ...], gate_id: str) -> int:
+        if (rule, gate_id) not in self._charged:
+            self._charged[rule, gate_id] = sum(self.judge(alarm).charged for alarm in self.alarms(policy, gate_id))
+        return self._charged[rule, gate_id]
+
+    def only(self, gate_ids: Collection[str]) -> Replay:
+        """The same replay of some of its gates; what was counted once is not counted again."""
+        part = copy.copy(self)
+        chosen = set(gate_ids)
+        part._series = {gate_id: series for gate_id, series in self._series.items() if gate_id in chosen}
+        part.evidence_days = {gate_id: days for gate_id, days in self.evidence_days.items() if gate_id in chosen}
+        return part
 
 
 def _judge_days(start_ms: int, failures_ms: IntArray, renewals_ms: IntArray, until_ms: int) -> bool | None:

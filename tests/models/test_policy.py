@@ -220,6 +220,26 @@ def test_a_gate_is_in_alarm_while_any_component_is():
     assert alarms[0].components == {"brake", "motor"}
 
 
+def test_some_gates_are_judged_as_if_they_were_all():
+    series = {(f"G{n}", "motor"): LOW * (5 * n) + HIGH * 10 + LOW * (90 - 5 * n) for n in range(4)}
+    ends = {f"G{n}": DAY0 + timedelta(days=100) for n in range(4)}
+    whole = Replay(forecasts(series), log(("G1", "motor", "failure", 20)), ends)
+    alone = Replay(
+        forecasts({unit: days for unit, days in series.items() if unit[0] in ("G1", "G3")}),
+        log(("G1", "motor", "failure", 20)),
+        ends,
+    )
+
+    assert whole.false_alarms(T) == 3
+    part = whole.only(["G3", "G1"])
+
+    assert part.gate_ids == ["G1", "G3"]
+    for policy in (T, Policy(0.95)):
+        assert part.false_alarms(policy) == alone.false_alarms(policy)
+    assert part.gate_years == alone.gate_years
+    assert whole.false_alarms(T) == 3
+
+
 def test_gate_rows_count_only_where_there_are_no_component_rows():
     replay = Replay(forecasts({("G1", ""): HIGH * 5 + LOW * 20}), log(), {"G1": DAY0 + timedelta(days=100)})
 
