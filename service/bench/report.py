@@ -24,10 +24,10 @@ class BenchError(SluicewatchError):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of one bench: a value a repeat, never only the best.
+    """One figure of one bench: a value a repeat, never only the best; or an estimate with its 90 % `interval`.
 
-    `against` is what a ratio was measured against in the same run, empty for a plain figure; `counts` are what was sent
-    and what arrived, where that was counted.
+    `against` is what a ratio was measured against in the same run, or what it should be, empty for a plain figure; `counts`
+    are what was sent and what arrived, where that was counted.
     """
 
     bench: str
@@ -36,11 +36,22 @@ class Figure:
     values: tuple[float, ...]
     against: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
 
     @property
     def median(self) -> float:
         """The middle one of the repeats."""
         return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval, or of the range of the repeats."""
+        return self.interval[0] if self.interval else min(self.values)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval, or of the range of the repeats."""
+        return self.interval[1] if self.interval else max(self.values)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for a file."""
@@ -50,11 +61,26 @@ class Figure:
             "against": self.against,
             "unit": self.unit,
             "median": self.median,
-            "low": min(self.values),
-            "high": max(self.values),
+            "low": self.low,
+            "high": self.high,
             "values": list(self.values),
             "counts": dict(self.counts),
+            **({"interval": list(self.interval)} if self.interval else {}),
         }
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Figure:
+        """Rebuild from a file."""
+        interval = written.get("interval")
+        return cls(
+            written["bench"],
+            written["measured"],
+            written["unit"],
+            tuple(written["values"]),
+            written["against"],
+            written["counts"],
+            (interval[0], interval[1]) if interval else None,
+        )
 
 
 def ratio(of: Figure, to: Figure) -> Figure:
@@ -78,12 +104,14 @@ def machine() -> dict[str, Any]:
 def table(figures: Sequence[Figure], on: Mapping[str, Any]) -> str:
     """The figures as text, one a line: median, range, what was measured and against what."""
     lines = [", ".join(f"{name} {value}" for name, value in on.items())]
+    estimated = {figure.bench for figure in figures if figure.interval}
     bench = ""
     for figure in figures:
         if figure.bench != bench:
             bench = figure.bench
-            lines += ["", f"{bench:12}{'median':>10}  {'range':21}  unit"]
-        span = f"{_short(min(figure.values))} .. {_short(max(figure.values))}"
+            heads = ("value", "90 % interval") if bench in estimated else ("median", "range")
+            lines += ["", f"{bench:12}{heads[0]:>10}  {heads[1]:21}  unit"]
+        span = f"{_short(figure.low)} .. {_short(figure.high)}"
         what = f"{figure.measured}, against {figure.against}" if figure.against else figure.measured
         lines.append(f"{'':12}{_short(figure.median):>10}  {span:21}  {figure.unit:11} {what}")
     return "\n".join(lines)

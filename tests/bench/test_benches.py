@@ -111,6 +111,21 @@ def test_a_ratio_pairs_the_repeats_before_it_takes_the_median() -> None:
     assert json.loads(document([found], {"cores": 2}))["figures"][0]["low"] == 0.5
 
 
+def test_an_estimate_is_shown_with_its_interval_and_comes_back_from_its_file() -> None:
+    estimate = Figure("core", "AP", "1", (0.42,), "0.4 or more", {"failures": 3}, interval=(0.35, 0.5))
+    repeated = Figure("ingest", "ours", "readings/s", (10.0, 30.0))
+
+    text = table([estimate, repeated], {"cores": 2})
+    written = json.loads(document([estimate, repeated], {"cores": 2}))["figures"]
+
+    assert "      0.42  0.35 .. 0.5" in text
+    assert [line.split()[1:3] for line in text.splitlines() if line.startswith(("core ", "ingest"))] == [
+        ["value", "90"],
+        ["median", "range"],
+    ]
+    assert [Figure.from_dict(figure) for figure in written] == [estimate, repeated]
+
+
 def test_packets_are_what_mqtt_3_1_1_says() -> None:
     (packet,) = publish_packets(1, 30)
     stream = io.BytesIO(packet)
