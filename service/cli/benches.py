@@ -129,6 +129,29 @@ def oracle(gates: int, days: int, seeds: str, jobs: int, out: Path | None) -> No
         _tell(bench_oracle(gates, days, [int(seed) for seed in seeds.split(",")], jobs, progress), out)
 
 
+@bench_group.command()
+@option("--work", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of what is kept between runs.")
+@option("--part", default="all", show_default=True, help="Which part, or all; the work folder keeps what is done.")
+@option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes that share the gates.")
+@out_option
+def forecast(work: Path, part: str, jobs: int, out: Path | None) -> None:
+    """What the shipped model is worth on simulated fleets it has not seen, beside what could be had.
+
+    Parts: fleets, core, budget, two_channels, scenarios, in_domain, peers. Each takes up to an hour; a run that was cut off
+    goes on where it stopped. Prints and writes the figures of every part that is done.
+
+    \b
+    sluicewatch bench forecast --work build/bench --part core
+    sluicewatch bench forecast --work build/bench --out docs/results/forecast.json
+    """
+    from service.bench.forecast import PARTS, bench_forecast
+
+    if part not in (*PARTS, "all"):
+        raise BadInput(f"part: must be all or one of {', '.join(PARTS)}; got {part!r}")
+    with counted_progress("forecast") as progress:
+        _tell(bench_forecast(work, list(PARTS) if part == "all" else [part], jobs=jobs, progress=progress), out)
+
+
 def _ingest(messages: int, repeats: int) -> list[Figure]:
     from service.bench.ingest import bench_ingest
 

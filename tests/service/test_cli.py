@@ -46,6 +46,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("simulate", "--to", "{tmp}/x", "--inject", "gate=X"), "inject: must be gate=G,mode=M,fail-at=T or"),
         (("simulate", "oracle", "{tmp}"), "has no truth.parquet: only what the simulator wrote knows its hidden state"),
         (("bench", "oracle", "--seeds", "one"), "seeds: must be whole numbers with commas between, as 101,102; got 'one'"),
+        (("bench", "forecast", "--work", "{tmp}/w", "--part", "weather"), "part: must be all or one of fleets, core, budget"),
         (("simulate", "--to", "{tmp}/x", "--start", "yesterday"), "--start: a day is written like 2026-03-01; got 'yesterday'"),
         (("simulate", "--mqtt", "http://127.0.0.1:1", "--gates", "1", "--days", "1"), "mqtt"),
         (("simulate", "--mqtt", "mqtt://127.0.0.1:{closed}", "--gates", "1", "--days", "1"), "no broker can be reached"),
