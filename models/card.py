@@ -14,12 +14,17 @@ _FIGURES = (
     ("Brier skill at 14 days (0: no better than the base rate)", "brier_skill_14d", "{:+.3f}"),
     ("Mean forecast where p > 0.2", "tail_forecast_14d", "{:.2f}"),
     ("Share that failed where p > 0.2", "tail_observed_14d", "{:.2f}"),
+    ("Distance of these two", "tail_error_14d", "{:.2f}"),
+    ("Failures between 10 and 90 % of their curve", "ttf_enclosed_share", "{:.2f}"),
     ("Failures warned 7 to 21 days ahead", "useful_share", "{:.2f}"),
     ("Failures warned 7 days ahead or more", "early_share", "{:.2f}"),
     ("Median lead time in days", "lead_time_median_d", "{:.1f}"),
     ("False alarms per gate-year", "false_alarms_per_gate_year", "{:.2f}"),
     ("Share of alarms that came true", "alarm_precision", "{:.2f}"),
+    ("Warned at the right component", "right_component_share", "{:.2f}"),
+    ("Of these, by the right failure mode", "right_mode_share", "{:.2f}"),
     ("Gate-days without verdict", "no_verdict_share", "{:.3f}"),
+    ("Gate-days without verdict, healthy feeds", "no_verdict_healthy_share", "{:.3f}"),
 )
 
 
@@ -76,8 +81,7 @@ def model_card(
         if figure is None or figure["value"] is None:
             lines.append(f"| {title}{mark} | not defined | |")
             continue
-        interval = "" if figure["low"] is None else f"{form.format(figure['low'])} to {form.format(figure['high'])}"
-        lines.append(f"| {title}{mark} | {form.format(figure['value'])} | {interval} |")
+        lines.append(f"| {title}{mark} | {form.format(figure['value'])} | {_interval(figure, form)} |")
     lines += ["", f"Beside what operators use today{mark}:", "", "```text", table(reports), "```", ""]
     lines += [f"Per component that failed{mark}:", "", "| component | failures | warned 7-21 d | warned 7 d or more |"]
     lines += ["| --- | --- | --- | --- |"]
@@ -85,11 +89,30 @@ def model_card(
         f"| {component} | {row['failures']} | {row['useful']} | {row['early']} |"
         for component, row in report["by_component"].items()
     ]
+    for kind, strata in (("failure mode", report["by_mode"]), ("hoist type", report["by_hoist"])):
+        if strata:
+            lines += ["", f"Per {kind}{mark}, with 90 % intervals:", ""]
+            lines += [f"| {kind} | failures | warned 7-21 d | warned 7 d or more |", "| --- | --- | --- | --- |"]
+            lines += [
+                f"| {name} | {row['failures']} | {_share(row['useful_share'])} | {_share(row['early_share'])} |"
+                for name, row in strata.items()
+            ]
     lines += ["", "## Alarm threshold", "", _threshold(policy, mark), "", "## Known weaknesses", ""]
     lines += [f"- {weakness}" for weakness in _weaknesses(report)]
     lines += ["", "## How to remake it", "", "```sh", str(training["command"]), "```", ""]
     lines += [f"Seed {training['seed']}; the same data, seed and library versions give the same predictions.", ""]
     return "\n".join(lines)
+
+
+def _interval(figure: Mapping[str, float | None], form: str) -> str:
+    low, high = figure["low"], figure["high"]
+    return "" if low is None or high is None else f"{form.format(low)} to {form.format(high)}"
+
+
+def _share(figure: Mapping[str, float | None]) -> str:
+    if figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.2f} ({_interval(figure, '{:.2f}')})"
 
 
 def _threshold(policy: Mapping[str, Any], mark: str) -> str:

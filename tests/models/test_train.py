@@ -106,6 +106,10 @@ def test_the_card_says_simulated_next_to_every_figure(candidate, folder):
         assert f"\n## {heading}\n" in card
     ap = candidate.reports["model"]["figures"]["ap_14d"]["value"]
     assert f"| Average precision at 14 days (simulated) | {ap:.3f} |" in card
+    for strata in (candidate.reports["model"]["by_mode"], candidate.reports["model"]["by_hoist"]):
+        assert strata
+        for name, row in strata.items():
+            assert f"| {name} | {row['failures']} | " in card
 
 
 def test_the_table_has_the_model_beside_the_baselines(candidate):
@@ -218,7 +222,8 @@ def test_a_file_is_judged_beside_the_baselines_with_the_threshold_it_carries(can
     reports = judge(dataset, forecasts[forecasts["gate_id"].isin(training["test_gates"])])
 
     assert list(reports) == ["model", *BASELINES]
-    assert set(reports["model"]["by_hoist"]) <= {"winch", "screw", "hydraulic"}
+    hoists = dataset.gates.set_index("gate_id")["hoist_type"]
+    assert set(reports["model"]["by_hoist"]) == set(hoists[training["test_gates"]])
     assert "without their outcomes: isolation_forest." in table(reports)
     assert reports["model"]["threshold_from"] == "set beforehand"
     assert reports["model"]["figures"]["ap_14d"]["value"] == candidate.reports["model"]["figures"]["ap_14d"]["value"]
