@@ -35,6 +35,9 @@ THRESHOLDS = tuple(float(1 / (1 + np.exp(-log_odds))) for log_odds in np.arange(
 
 NEVER = THRESHOLDS[0]
 
+BOUND_CONFIDENCE = 0.9
+BOOTSTRAP_DRAWS = 1000
+
 EVIDENCE_DAYS = 28
 """An alarm is true when a failure follows within this many days of its start."""
 
@@ -291,7 +294,12 @@ class Replay:
         Days with a verdict, without the last 28 of a gate's record: an alarm that starts there can never be called
         false.
         """
-        return sum(self.evidence_days.values()) / YEAR_DAYS
+        return float(self.years_per_gate.sum())
+
+    @property
+    def years_per_gate(self) -> FloatArray:
+        """As `gate_years`, of each gate in the order of `gate_ids`."""
+        return np.array([self.evidence_days[gate_id] for gate_id in self.gate_ids], dtype=np.float64) / YEAR_DAYS
 
     def alarms(self, policy: Policy, gate_id: str) -> list[Alarm]:
         """Run the rule over one gate and return its alarms in order of time."""
@@ -329,8 +337,12 @@ class Replay:
 
     def false_alarms(self, policy: Policy) -> int:
         """Count the false alarms of the whole fleet under a policy."""
+        return int(self.false_alarms_per_gate(policy).sum())
+
+    def false_alarms_per_gate(self, policy: Policy) -> IntArray:
+        """Count the false alarms of each gate under a policy, in the order of `gate_ids`."""
         rule = (policy.open_at, policy.days_to_open, policy.days_looked_at, policy.days_to_close)
-        return sum(self._charged_to(policy, rule, gate_id) for gate_id in self._series)
+        return np.array([self._charged_to(policy, rule, gate_id) for gate_id in self.gate_ids], dtype=np.int64)
 
     def _charged_to(self, policy: Policy, rule: tuple[float, ...], gate_id: str) -> int:
         if (rule, gate_id) not in self._charged:
@@ -376,7 +388,7 @@ def _cases(series: _Series, policy: Policy) -> list[tuple[int, int]]:
     return cases
 
 
-def upper_bound_per_year(false_alarms: int, gate_years: float, confidence: float = 0.9) -> float:
+def upper_bound_per_year(false_alarms: int, gate_years: float, confidence: float = BOUND_CONFIDENCE) -> float:
     """Upper confidence bound of a Poisson rate (Garwood's exact one).
 
     Examples
@@ -389,6 +401,46 @@ def upper_bound_per_year(false_alarms: int, gate_years: float, confidence: float
     return float(chi2.ppf(confidence, 2 * (false_alarms + 1)) / 2 / gate_years)
 
 
+class RateBound:
+    """The 90 % upper bound of a fleet's false alarms per gate-year: what the true rate hardly exceeds.
+
+    The greater of two. Garwood's takes false alarms for independent. A bootstrap over whole gates does not: one badly
+    mounted sensor makes several. It draws from the gates seen and one more, as bad as the worst of them, for the same
+    reason for which Garwood's bound counts one alarm more than was seen: the next gate may be of a kind that these few
+    did not show. Without it, simulated fleets whose gates differ much were over budget in 15 to 20 of 100 cases
+    where 10 are meant; with it, in 6 to 11.
+
+    Parameters
+    ----------
+    years_per_gate : array of shape (gates,)
+        Gate-years over which each gate's false alarms are counted.
+    seed : of the draws; the same gates give the same bound
+
+    Examples
+    --------
+    >>> spread, on_one_gate = np.array([1] * 6 + [0] * 54), np.array([6] + [0] * 59)
+    >>> bound = RateBound(np.full(60, 1.0))
+    >>> round(bound.per_year(spread), 2), round(bound.per_year(on_one_gate), 2)
+    (0.18, 0.41)
+    """
+
+    def __init__(self, years_per_gate: FloatArray, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> None:
+        self._gate_years = float(years_per_gate.sum())
+        n = len(years_per_gate) + 1
+        # how often each draw takes each gate; the added one, last, brings alarms and no time
+        self._taken = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+        self._years = self._taken[:, :-1] @ years_per_gate
+
+    def per_year(self, false_alarms_per_gate: IntArray) -> float:
+        """Return the bound for these counts, in the order of the gates' years; infinite without any gate-years."""
+        poisson = upper_bound_per_year(int(false_alarms_per_gate.sum()), self._gate_years)
+        if not np.isfinite(poisson):
+            return poisson
+        counts = np.append(false_alarms_per_gate, max(1, int(false_alarms_per_gate.max())))
+        drawn = np.divide(self._taken @ counts, self._years, out=np.full(len(self._years), np.inf), where=self._years > 0)
+        return max(poisson, float(np.quantile(drawn, BOUND_CONFIDENCE, method="higher")))
+
+
 def tune(
     replay: Replay,
     *,
@@ -398,17 +450,17 @@ def tune(
 ) -> Policy:
     """Choose the lowest threshold that keeps the budget on gates the model has not learnt from.
 
-    Thresholds are tried downward in steps of 0.1 of log-odds, and the first one whose 90 % upper bound passes the budget
-    ends the search. Below `enough_gate_years` the fallback is kept and the policy says that it is not calibrated here.
+    Thresholds are tried downward in steps of 0.1 of log-odds, and the first one whose upper bound (`RateBound`) passes the
+    budget ends the search. Below `enough_gate_years` the fallback is kept and the policy says that it is not calibrated
+    here; likewise where even the highest threshold is not proven to keep the budget.
     """
     gate_years = replay.gate_years
     chosen = Policy(fallback, budget_per_gate_year=budget_per_gate_year, tuned_gate_years=gate_years)
-    if gate_years < enough_gate_years:
-        return replace(chosen, tuned_false_alarms=replay.false_alarms(chosen))
-    for open_at in THRESHOLDS:
+    bound = RateBound(replay.years_per_gate)
+    for open_at in THRESHOLDS if gate_years >= enough_gate_years else ():
         candidate = replace(chosen, open_at=open_at, calibrated_here=True)
-        false_alarms = replay.false_alarms(candidate)
-        if upper_bound_per_year(false_alarms, gate_years) > budget_per_gate_year:
+        false_alarms = replay.false_alarms_per_gate(candidate)
+        if bound.per_year(false_alarms) > budget_per_gate_year:
             break
-        chosen = replace(candidate, tuned_false_alarms=false_alarms)
-    return chosen
+        chosen = replace(candidate, tuned_false_alarms=int(false_alarms.sum()))
+    return chosen if chosen.calibrated_here else replace(chosen, tuned_false_alarms=replay.false_alarms(chosen))

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from models.labels import FAR_MS
 from models.policy import (
+    BOOTSTRAP_DRAWS,
+    THRESHOLDS,
     CaseState,
     Policy,
     PolicyError,
+    RateBound,
     Replay,
     ScoredDay,
     first_day_at,
@@ -267,6 +270,52 @@ def test_the_bound_is_the_rate_that_makes_so_few_alarms_a_one_in_ten_event(false
     assert sum(exp(-mean) * mean**k / factorial(k) for k in range(false_alarms + 1)) == pytest.approx(0.1)
 
 
+def slow_bound(years: list[float], counts: list[int]) -> float:
+    """The 90 % bound by writing out every drawn fleet gate by gate."""
+    gates = [*zip(years, counts, strict=True), (0.0, max(1, *counts))]
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(BOOTSTRAP_DRAWS):
+        times = rng.multinomial(len(gates), [1 / len(gates)] * len(gates))
+        drawn = [gate for gate, n in zip(gates, times, strict=True) for _ in range(n)]
+        drawn_years = sum(gate_years for gate_years, _ in drawn)
+        rates.append(sum(n for _, n in drawn) / drawn_years if drawn_years else np.inf)
+    ninth_of_ten = sorted(rates)[-(BOOTSTRAP_DRAWS // 10)]
+    return max(upper_bound_per_year(sum(counts), sum(years)), ninth_of_ten)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.2, 3), st.sampled_from([0, 0, 0, 0, 1, 2, 6])), min_size=2, max_size=20))
+def test_the_bound_is_that_of_every_drawn_fleet_written_out(gates):
+    years, counts = [gate_years for gate_years, _ in gates], [n for _, n in gates]
+
+    found = RateBound(np.array(years)).per_year(np.array(counts))
+
+    assert found == pytest.approx(slow_bound(years, counts))
+
+
+def test_the_same_false_alarms_on_fewer_gates_prove_less():
+    bound = RateBound(np.full(60, 1.5))
+    spread, clustered = np.array([1] * 8 + [0] * 52), np.array([4, 4] + [0] * 58)
+
+    assert upper_bound_per_year(8, 90.0) <= bound.per_year(spread) < bound.per_year(clustered)
+
+
+@pytest.mark.parametrize(
+    ("gates", "years", "shape"),  # 60 gates, one year and shape 0.2, the hardest, gives 0.106 in 3,000 fleets
+    [(60, 1.0, 0.5), (60, 1.0, 2.0), (60, 2.0, 0.2), (60, 2.0, 0.5), (200, 1.0, 0.2), (200, 1.0, 0.5)],
+)
+def test_at_most_one_fleet_in_ten_is_truly_over_the_bound_though_its_gates_differ(gates, years, shape):
+    """Gates differ by a Gamma factor of this shape: a few make most of the false alarms; the fleet's rate is 0.2."""
+    rng = np.random.default_rng(12)
+    bound = RateBound(np.full(gates, years))
+    counts = rng.poisson(rng.gamma(shape, 0.2 * years / shape, (1000, gates)))
+
+    over = np.mean([bound.per_year(of_fleet) < 0.2 for of_fleet in counts])
+
+    assert over <= 0.10
+
+
 def noisy_fleet(n_gates: int, days: int, seed: int) -> Replay:
     rng = np.random.default_rng(seed)
     series = {}
@@ -281,11 +330,33 @@ def test_the_tuned_threshold_keeps_the_budget_and_the_next_lower_one_does_not():
 
     policy = tune(replay, budget_per_gate_year=0.2)
 
+    bound = RateBound(replay.years_per_gate)
     lower = Policy(1 / (1 + (1 - policy.open_at) / policy.open_at * exp(0.1)))
     assert policy.calibrated_here
-    assert upper_bound_per_year(policy.tuned_false_alarms, replay.gate_years) <= 0.2
+    assert bound.per_year(replay.false_alarms_per_gate(policy)) <= 0.2
     assert policy.tuned_false_alarms == replay.false_alarms(policy) > 0
-    assert upper_bound_per_year(replay.false_alarms(lower), replay.gate_years) > 0.2
+    assert bound.per_year(replay.false_alarms_per_gate(lower)) > 0.2
+
+
+def test_the_tuned_threshold_is_the_one_that_trying_all_of_them_finds():
+    replay = noisy_fleet(70, 400, seed=5)
+    counts = {
+        open_at: [sum(replay.judge(a).charged for a in replay.alarms(Policy(open_at), g)) for g in replay.gate_ids]
+        for open_at in THRESHOLDS[::-1]
+        if open_at >= 0.02
+    }
+    years = replay.years_per_gate.tolist()
+    keeps = {open_at: slow_bound(years, of_gates) <= 0.2 for open_at, of_gates in counts.items()}
+
+    policy = tune(replay, budget_per_gate_year=0.2)
+
+    assert policy.open_at == min(t for t in keeps if all(kept for higher, kept in keeps.items() if higher >= t))
+
+
+def test_a_budget_that_no_threshold_is_proven_to_keep_leaves_the_fallback():
+    policy = tune(noisy_fleet(70, 400, seed=2), budget_per_gate_year=0.01, fallback=0.33)
+
+    assert (policy.open_at, policy.calibrated_here) == (0.33, False)
 
 
 def test_below_60_gate_years_the_fallback_stays_and_says_so():
