@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,10 +117,7 @@ def _share(figure: Mapping[str, float | None]) -> str:
 
 
 def _threshold(policy: Mapping[str, Any], mark: str) -> str:
-    rule = (
-        f"A case opens when p_14d reaches {policy['open_at']:.3f} on {policy['days_to_open']} of the last "
-        f"{policy['days_looked_at']} scored days. "
-    )
+    rule = _rule(policy)
     if policy["tuned_gate_years"] < ENOUGH_GATE_YEARS:
         return rule + (
             f"**Not calibrated here**: {policy['tuned_gate_years']:.1f} gate-years are too few to tune it "
@@ -133,6 +131,37 @@ def _threshold(policy: Mapping[str, Any], mark: str) -> str:
     if not policy["calibrated_here"]:
         tuned += ' On real gates it counts as "not yet calibrated here" until it is tuned on their own history.'
     return rule + tuned
+
+
+def _rule(policy: Mapping[str, Any]) -> str:
+    return (
+        f"A case opens when p_14d reaches {policy['open_at']:.3f} on {policy['days_to_open']} of the last "
+        f"{policy['days_looked_at']} scored days. "
+    )
+
+
+def tuned_card(card: str, version: str, policy: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
+    """Return a parent's card as that of a version which differs in its threshold only.
+
+    Parameters
+    ----------
+    card : the parent's; its figures are facts about the parent's threshold and stay
+    policy, tuned : as in the manifest
+    """
+    mark = " (simulated)" if tuned["simulated"] else ""
+    left_out = f"; {tuned['gates_left_out']} gates it learnt from were left out" if tuned["gates_left_out"] else ""
+    threshold = (
+        f"{_rule(policy)}**Calibrated here**: tuned on {tuned['gate_years']:.1f} gate-years{mark} of {tuned['gates']} gates of "
+        f"the site's own history (source: {tuned['source'] or 'not given'}; sha256 `{tuned['data_sha256']}`; days "
+        f"{tuned['first_as_of'][:10]} to {tuned['last_as_of'][:10]}{left_out}), to a budget of "
+        f"{tuned['budget_per_gate_year']:g} false alarms per gate-year (90 % upper bound); it made {tuned['false_alarms']} "
+        f"there. All else is {tuned['parent']}, whose threshold was {tuned['parent_open_at']:.3f}: the figures above were "
+        "measured with that one."
+    )
+    titled = re.sub(r"\A# .*", lambda _: f"# Model card: {version}", card)
+    section = re.compile(r"(?<=\n)## Alarm threshold\n.*?(?=\n## |\Z)", re.DOTALL)
+    text = f"## Alarm threshold\n\n{threshold}\n"
+    return section.sub(lambda _: text, titled) if section.search(titled) else f"{titled}\n{text}"
 
 
 def _weaknesses(report: Mapping[str, Any]) -> list[str]:

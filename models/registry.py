@@ -127,10 +127,44 @@ def save(
         "policy": policy.as_dict(),
         "training": dict(training),
         "figures": metrics["model"]["figures"] if "model" in metrics else {},
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            for name, content in sorted(contents.items())
-        },
+        "files": _listing(contents),
+    }
+    _write_version(registry, version, contents | {MANIFEST: _json(manifest)})
+    return load(registry, version)
+
+
+def save_tuned(
+    registry: Path,
+    version: str,
+    *,
+    parent: str,
+    policy: Policy,
+    tuned: Mapping[str, Any],
+    card: str,
+    created_at: str | None = None,
+) -> Model:
+    """Write a new version that is its parent with another policy: same artifact, same golden forecasts, its own card.
+
+    Parameters
+    ----------
+    parent : version that stays as it is
+    tuned : on what the policy was tuned, plain values for the manifest
+
+    Raises
+    ------
+    RegistryError
+        The name cannot be used, the version exists, or the parent is damaged.
+    """
+    check_free(registry, version)
+    contents, manifest = _verified(registry, parent)
+    del contents[MANIFEST]
+    contents[CARD] = card.encode()
+    manifest |= {
+        "version": version,
+        "created_at": created_at,
+        "policy": policy.as_dict(),
+        "tuned": dict(tuned),
+        "files": _listing(contents),
     }
     _write_version(registry, version, contents | {MANIFEST: _json(manifest)})
     return load(registry, version)
@@ -246,6 +280,12 @@ def shipped_policy(shipped: Path = ARTIFACTS) -> Policy | None:
         return None
     version = resolve(shipped, CHAMPION)
     return Policy.from_dict(_read_manifest(shipped / version, version)["policy"])
+
+
+def _listing(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for name, content in sorted(contents.items())
+    }
 
 
 def _check_name(version: str) -> None:

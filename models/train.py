@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -244,16 +244,27 @@ def hoist_types(dataset: Dataset) -> dict[str, str]:
 
 def record_ends(dataset: Dataset) -> dict[str, datetime]:
     """Return for every gate with readings the UTC midnight after its last one."""
-    ends = {}
+    return {gate_id: _midnight_after(ts.max()) for gate_id, ts in _times_of_readings(dataset)}
+
+
+def record_starts(dataset: Dataset) -> dict[str, datetime]:
+    """Return for every gate with readings the UTC midnight after its first one, the first it can be forecast at."""
+    return {gate_id: _midnight_after(ts.min()) for gate_id, ts in _times_of_readings(dataset)}
+
+
+def _times_of_readings(dataset: Dataset) -> Iterator[tuple[str, pd.Series]]:
     for gate_id in dataset.gate_ids:
         file = dataset.path / "readings" / f"{gate_id}.parquet"
         # a column of a Parquet file is read without the others; a CSV is read whole
         ts = pq.read_table(file, columns=["ts"]).to_pandas()["ts"] if file.is_file() else dataset.readings(gate_id)["ts"]
         if len(ts):
-            last = pd.Timestamp(ts.max())
-            last = last.tz_localize("UTC") if last.tz is None else last.tz_convert("UTC")
-            ends[gate_id] = (last.floor("D") + pd.Timedelta(days=1)).to_pydatetime()
-    return ends
+            yield gate_id, ts
+
+
+def _midnight_after(instant: Any) -> datetime:
+    moment = pd.Timestamp(instant)
+    moment = moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
+    return (moment.floor("D") + pd.Timedelta(days=1)).to_pydatetime()
 
 
 def _ends_of(rows: pd.DataFrame) -> dict[str, datetime]:
@@ -372,6 +383,7 @@ def _training_facts(
         "development_until": split.development_until.isoformat(),
         "test_from": split.test_from.isoformat(),
         "development_gates": len(split.development),
+        "learnt_gates": sorted(split.development),
         "development_gate_years": len(days) / YEAR_DAYS,
         "development_failures": n_failures,
         "test_gates": sorted(split.test),
@@ -416,7 +428,8 @@ def backtest(
     -------
     DataFrame
         A forecast file. Its ``attrs`` say with which ``policy`` the model is deployed and which of the gates the model had
-        ``learnt_from`` (those of its own training data); figures on them prove nothing.
+        ``learnt_from``: those of its own training data, by its hash or, where a site's record has grown since, by their
+        names; figures on them prove nothing.
     """
     if to < from_:
         raise TrainingError(f"the backtest must end on or after {from_:%Y-%m-%d}; got {to:%Y-%m-%d}")
@@ -424,11 +437,19 @@ def backtest(
     say = progress or _silent
     rows = from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
     forecasts = model.forecaster.predict(rows)
-    training = model.manifest["training"]
-    own = data_sha256(dataset) == training["data_sha256"] and from_ <= datetime.fromisoformat(training["development_until"])
-    learnt_from = sorted(set(forecasts["gate_id"]) - set(training["test_gates"])) if own else []
+    learnt_from = sorted(_learnt_gates(dataset, model.manifest["training"], from_) & set(forecasts["gate_id"]))
     forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from}
     return forecasts
+
+
+def _learnt_gates(dataset: Dataset, training: Mapping[str, Any], from_: datetime) -> set[str]:
+    """Gates of a dataset that a model learnt from, in the time it learnt from."""
+    if from_ > datetime.fromisoformat(training["development_until"]):
+        return set()
+    if data_sha256(dataset) == training["data_sha256"]:
+        return set(dataset.gate_ids) - set(training["test_gates"])
+    # a site's record has grown since; simulated gates share their names with every other simulated fleet
+    return set() if training["simulated"] else set(training.get("learnt_gates", ()))
 
 
 def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:

@@ -101,7 +101,7 @@ def evaluate(folder: Path, forecasts: Path, beside: tuple[str, ...], report: Pat
 
 @click.group(name="models")
 def models_group() -> None:
-    """List, show, verify, promote and roll back trained models."""
+    """List, show, verify, tune, promote and roll back trained models."""
 
 
 @models_group.command(name="list")
@@ -165,6 +165,56 @@ def models_promote(version: str, registry: Path) -> None:
     from models import registry as models
 
     click.echo(f"{models.promote(registry, version).version} is the champion")
+
+
+@models_group.command(name="tune")
+@click.argument("folder", type=click.Path(path_type=Path))
+@registry_option
+@click.option("--model", default="champion", show_default=True, help="Version or alias to tune; it stays as it is.")
+@click.option("--name", default=None, help="Name of the new version.  [default: <model>-here]")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="False alarms accepted per gate and year.",
+)
+@click.option("--from", "from_", callback=utc_day, default=None, help="First day.  [default: the record's]")
+@click.option("--to", callback=utc_day, default=None, help="Last day.  [default: the record's]")
+def models_tune(
+    folder: Path, registry: Path, model: str, name: str | None, budget: float, from_: datetime | None, to: datetime | None
+) -> None:
+    """Tune a model's alarm threshold on your own gates' history, and register the result as a new version.
+
+    It needs 60 gate-years of gates the model has not learnt from; with less, the threshold there is stays.
+
+    \b
+    sluicewatch models tune fleet/ --registry registry/ --name 2026.11.2-mine
+    """
+    from models import registry as models
+    from models.retune import retune
+    from pipeline.dataset import open_dataset
+
+    dataset = open_dataset(folder)
+    if model == "champion":
+        models.seed(registry)
+    with staged_progress() as progress:
+        tuned = retune(
+            dataset,
+            registry_dir=registry,
+            model=model,
+            name=name,
+            budget_per_gate_year=budget,
+            from_=from_,
+            to=to,
+            progress=progress,
+        )
+    policy, parent = tuned.policy, tuned.manifest["tuned"]
+    click.echo(
+        f"{tuned.version}: threshold {policy.open_at:.3f} (was {parent['parent_open_at']:.3f} in {parent['parent']}), calibrated "
+        f"here on {policy.tuned_gate_years:.1f} gate-years with {policy.tuned_false_alarms} false alarms; "
+        f"`sluicewatch models promote {tuned.version}` puts it to work"
+    )
 
 
 @models_group.command(name="rollback")

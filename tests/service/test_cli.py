@@ -67,6 +67,8 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f"), "does not exist"),
         (("evaluate", "--dataset", "{tmp}/n", "--forecasts", "{tmp}/f", "--beside", "f"), "beside: write NAME=FILE; got f"),
         (("models", "show", "nobody", "--registry", "{tmp}/r"), "no model 'nobody'"),
+        (("models", "tune", "{tmp}/n", "--registry", "{tmp}/r"), "does not exist"),
+        (("models", "tune", "sample_data/basin", "--registry", "{tmp}/r"), "gate-years, 60 are needed to tune a threshold"),
         (("models", "rollback", "--registry", "{tmp}/r"), "no previous champion"),
         (("keys", "create", "x", "--scope", "everything", "--database", "sqlite:///{tmp}/d.sqlite"), "scopes: allowed are"),
     ],
