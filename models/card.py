@@ -120,7 +120,7 @@ def _threshold(policy: Mapping[str, Any], mark: str) -> str:
     rule = _rule(policy)
     if policy["tuned_gate_years"] < ENOUGH_GATE_YEARS:
         return rule + (
-            f"**Not calibrated here**: {policy['tuned_gate_years']:.1f} gate-years are too few to tune it "
+            f"**Not yet calibrated here**: {policy['tuned_gate_years']:.1f} gate-years are too few to tune it "
             f"({ENOUGH_GATE_YEARS:g} are needed), so this is the shipped threshold."
         )
     tuned = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.advice import Words, recommended_action
-from service.alerts import MAX_NOTE, NOTICE_ENDS, Change, Notice, rfc3339
+from service.alerts import MAX_NOTE, NOTICE_ENDS, Change, Confidence, Notice, rfc3339
 
 LOCALES = ("zh-CN", "en")
 DEFAULT_LOCALE = "zh-CN"
@@ -27,6 +27,12 @@ EVENT_TYPES: tuple[str, ...] = (
     "endpoint.ping",
     "endpoint.disabled",
 )
+
+CONFIDENCE_TEXTS: Mapping[Confidence, Words] = {
+    "calibrated": Words(zh="已按本站数据校准", en="calibrated here"),
+    "not_yet_calibrated_here": Words(zh="尚未按本站数据校准", en="not yet calibrated here"),
+}
+"""Whether the threshold behind an alert was tuned on this site's own history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ def alert_event(change: Change, gate: Gate, public_url: str) -> Event:
         "expected_window": expected_window(alert.curve, alert.as_of),
         "respond_by": rfc3339(alert.respond_by),
         "confidence": alert.confidence,
+        "confidence_text": CONFIDENCE_TEXTS[alert.confidence],
         "data_quality": {"last_seen": rfc3339(gate.last_seen) if gate.last_seen else None},
         "evidence": list(alert.evidence),
         "recommended_action": {"code": action.code, "text_zh": action.text.zh, "text_en": action.text.en},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ From = Annotated[Instant | None, Query(alias="from", description="Start, include
 To = Annotated[Instant | None, Query(description="End, not included. Default: now.")]
 
 
-def _gate_fields(one: queries.GateStanding) -> dict[str, Any]:
+def _gate_fields(one: queries.GateStanding, calibration: Callable[[str], Calibration]) -> dict[str, Any]:
     return {
         **{name: one.gate[name] for name in GateOut.model_fields if name in one.gate},
         "last_seen": one.last_seen,
@@ -49,6 +50,7 @@ def _gate_fields(one: queries.GateStanding) -> dict[str, Any]:
         "open_alerts": len(one.alerts),
         "as_of": one.forecast["as_of"] if one.forecast else None,
         "p_14d": one.forecast["p_14d"] if one.forecast else None,
+        "calibration": calibration(one.forecast["model_version"]) if one.forecast else None,
     }
 
 
@@ -74,7 +76,8 @@ def list_gates(
     ]
     shown = found[:limit]
     following = paging.encode([shown[-1].gate["gate_id"]], query) if len(found) > limit else None
-    return Page(items=[GateOut.model_validate(_gate_fields(one)) for one in shown], next=following)
+    calibration = calibrations(here)
+    return Page(items=[GateOut.model_validate(_gate_fields(one, calibration)) for one in shown], next=following)
 
 
 @router.get("/{gate_id}")
@@ -88,7 +91,7 @@ def get_gate(here: Here, gate_id: GateId) -> GateDetail:
         components = queries.components(connection, gate_id)
         channels = [slot.channel for slot in historian.load_slots(connection, gate_id).values()]
     return GateDetail(
-        **_gate_fields(one),
+        **_gate_fields(one, calibrations(here)),
         station=StationOut.model_validate(station) if station else None,
         components=[ComponentOut.model_validate(row) for row in components],
         channels=[ChannelOut.model_validate(one) for one in sorted(channels, key=lambda channel: channel.key)],
@@ -114,16 +117,16 @@ def get_forecast(
         gate_id=gate_id,
         as_of=rows[0]["as_of"],
         model_version=version,
-        calibration=calibration(here, version),
+        calibration=calibrations(here)(version),
         gate=ForecastRow.model_validate(rows[0]),
         components=[ForecastRow.model_validate(row) for row in rows[1:]],
     )
 
 
-def calibration(here: Here, version: str) -> Calibration:
-    """Say whether a model's threshold was tuned on this site's own history; of an unknown model we do not claim it."""
-    known = {model.version: model.calibrated_here for model in here.list_models()}
-    return "calibrated here" if known.get(version, False) else "not yet calibrated here"
+def calibrations(here: Here) -> Callable[[str], Calibration]:
+    """Return what says whether a model's threshold was tuned on this site's own history; of an unknown model we claim nothing."""
+    calibrated = {model.version for model in here.list_models() if model.calibrated_here}
+    return lambda version: "calibrated here" if version in calibrated else "not yet calibrated here"
 
 
 @router.get("/{gate_id}/readings")

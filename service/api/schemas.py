@@ -63,6 +63,7 @@ class GateOut(Out):
     open_alerts: int
     as_of: Instant | None = Field(description="The day of its newest forecast.")
     p_14d: Probability | None = Field(description="P(failure within 14 days) of the whole gate.")
+    calibration: Calibration | None = Field(description="Of the model behind that forecast; null where there is none.")
 
 
 class StationOut(Out):
@@ -221,7 +222,7 @@ class AlertOut(Out):
     p_14d: Probability
     curve: list[Probability]
     respond_by: Instant
-    confidence: str
+    confidence: str = Field(description="`calibrated`, or `not_yet_calibrated_here`: by the threshold of its model.")
     evidence: list[dict[str, Any]]
     recommended_action: ActionOut
     model_version: str

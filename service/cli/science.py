@@ -59,7 +59,10 @@ def backtest(folder: Path, registry: Path, model: str, from_: datetime, to: date
         forecasts = run(dataset, loaded, from_, to, progress=progress)
     make_folder(out)
     write_forecasts(forecasts, out)
-    click.echo(f"{len(forecasts)} forecasts of {forecasts['gate_id'].nunique()} gates by {loaded.version} written to {out}")
+    known = "" if loaded.policy.calibrated_here else ", not yet calibrated here,"
+    click.echo(
+        f"{len(forecasts)} forecasts of {forecasts['gate_id'].nunique()} gates by {loaded.version}{known} written to {out}"
+    )
 
 
 @click.command()

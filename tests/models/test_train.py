@@ -93,7 +93,7 @@ def test_too_little_history_keeps_the_shipped_threshold_and_says_so(candidate, f
 
     assert not candidate.model.policy.calibrated_here
     assert shipped is None or candidate.model.policy.open_at == shipped.open_at
-    assert "Not calibrated here" in (folder / "v1" / "model_card.md").read_text()
+    assert "Not yet calibrated here" in (folder / "v1" / "model_card.md").read_text()
 
 
 def test_the_card_says_simulated_next_to_every_figure(candidate, folder):

@@ -161,6 +161,7 @@ def test_the_body_of_an_opened_alert_is_this() -> None:
             "expected_window": {"from": "2026-11-22", "to": "2026-12-08"},
             "respond_by": "2026-11-24T00:00:00Z",
             "confidence": "calibrated",
+            "confidence_text": "已按本站数据校准",
             "data_quality": {"last_seen": "2026-11-20T02:08:41Z"},
             "evidence": [dict(evidence[0])],
             "recommended_action": {
@@ -182,6 +183,15 @@ def test_a_receiver_who_reads_english_is_told_the_english_names() -> None:
     assert isinstance(data, dict)
     assert (data["gate_name"], data["site"]) == ("Gate 1 of station 3", "Station 3")
     assert (data["state"], data["acknowledged_by"], data["acknowledged_at"]) == ("acknowledged", "wang", "2026-11-20T00:00:00Z")
+
+
+def test_a_receiver_reads_that_the_threshold_is_not_yet_calibrated_here() -> None:
+    change = life.open_alert("DSH-S3-G1", "motor", replace(outlook(), confidence="not_yet_calibrated_here"), T0)
+
+    data = as_json(change, "en")["data"]
+
+    assert isinstance(data, dict)
+    assert (data["confidence"], data["confidence_text"]) == ("not_yet_calibrated_here", "not yet calibrated here")
 
 
 def test_a_resolved_alert_tells_why_it_ended_and_what_was_found() -> None:

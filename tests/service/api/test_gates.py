@@ -172,6 +172,8 @@ def test_a_forecast_says_whether_it_is_calibrated_here(
     client = TestClient(fleet.make_app(fleet_engine, registry), headers={"Authorization": f"Bearer {key.text}"})
 
     assert client.get(f"/api/v1/gates/{MEASURED}/forecast").json()["calibration"] == expected
+    assert client.get(f"/api/v1/gates/{MEASURED}").json()["calibration"] == expected
+    assert {gate["calibration"] for gate in client.get("/api/v1/gates").json()["items"] if gate["as_of"]} == {expected}
     assert client.get("/api/v1/models").json()["items"][0]["calibration"] == expected
 
 

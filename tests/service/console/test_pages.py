@@ -56,6 +56,7 @@ def test_the_first_row_is_the_most_urgent_and_says_which_how_bad_by_when_and_wha
 
     for part in ("High", "Gate 1", "Dasha River Station 3", "Motor:", "Motor bearing wearing out", "72 % within 14 days"):
         assert part in shown
+    assert "not yet calibrated here" in shown
     assert "2026-11-22 in 39 h" in shown
     assert "Inspect the motor's drive-end bearing" in shown
     assert first.all("button")[0].text == "Acknowledge"
