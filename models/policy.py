@@ -7,7 +7,7 @@ tuning and for evaluation. No clock, no database, no network.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -208,11 +208,48 @@ class Judged:
     ----------
     is_true : a failure of the gate followed within 28 days of its start; None when a repair, a replacement or the end
         of the record came first, so that nobody can say
-    charged : false alarms it costs: one, and one more for every further 28 days it stays open without a failure
+    charged_ms : starts of the false alarms it costs, epoch milliseconds: its own, and one more for every further 28 days
+        it stays open without a failure
     """
 
     is_true: bool | None
-    charged: int
+    charged_ms: tuple[int, ...]
+
+    @property
+    def charged(self) -> int:
+        """How many false alarms it costs."""
+        return len(self.charged_ms)
+
+
+def merge_cases(gate_id: str, cases: Iterable[tuple[int, int, str]]) -> list[Alarm]:
+    """Make a gate's cases (start, end in epoch milliseconds, component) into its alarms, in order of time."""
+    alarms: list[Alarm] = []
+    for started_ms, ended_ms, component in sorted(cases):
+        last = alarms[-1] if alarms else None
+        if last and started_ms <= last.ended_ms:
+            ended_ms = max(ended_ms, last.ended_ms)
+            opened_ms = {component: started_ms} | dict(last.opened_ms)
+            alarms[-1] = replace(last, ended_ms=ended_ms, opened_ms=opened_ms)
+        else:
+            alarms.append(Alarm(gate_id, started_ms, ended_ms, {component: started_ms}))
+    return alarms
+
+
+def judge(alarm: Alarm, history: History, until_ms: int) -> Judged:
+    """Say whether an alarm was true, and which false alarms it costs, when its gate is known up to `until_ms`."""
+    failures_ms = history.unit(alarm.gate_id, "").failures_ms
+    renewals_ms = np.concatenate([history.unit(alarm.gate_id, c).renewals_ms for c in alarm.components])
+    charged_ms: list[int] = []
+    is_true: bool | None = None
+    start_ms = alarm.started_ms
+    while start_ms == alarm.started_ms or start_ms + EVIDENCE_DAYS * DAY_MS <= min(alarm.ended_ms, until_ms):
+        verdict = _judge_days(start_ms, failures_ms, renewals_ms, until_ms)
+        if start_ms == alarm.started_ms:
+            is_true = verdict
+        if verdict is False:
+            charged_ms.append(start_ms)
+        start_ms += EVIDENCE_DAYS * DAY_MS
+    return Judged(is_true, tuple(charged_ms))
 
 
 @dataclass(slots=True)
@@ -303,37 +340,18 @@ class Replay:
 
     def alarms(self, policy: Policy, gate_id: str) -> list[Alarm]:
         """Run the rule over one gate and return its alarms in order of time."""
-        cases = [
-            (started_ms, ended_ms, series.component)
-            for series in self._series[gate_id]
-            for started_ms, ended_ms in _cases(series, policy)
-        ]
-        alarms: list[Alarm] = []
-        for started_ms, ended_ms, component in sorted(cases):
-            last = alarms[-1] if alarms else None
-            if last and started_ms <= last.ended_ms:
-                ended_ms = max(ended_ms, last.ended_ms)
-                opened_ms = {component: started_ms} | dict(last.opened_ms)
-                alarms[-1] = replace(last, ended_ms=ended_ms, opened_ms=opened_ms)
-            else:
-                alarms.append(Alarm(gate_id, started_ms, ended_ms, {component: started_ms}))
-        return alarms
+        return merge_cases(
+            gate_id,
+            (
+                (started_ms, ended_ms, series.component)
+                for series in self._series[gate_id]
+                for started_ms, ended_ms in _cases(series, policy)
+            ),
+        )
 
     def judge(self, alarm: Alarm) -> Judged:
-        """Say whether an alarm was true, and how many false alarms it costs."""
-        failures_ms = self.history.unit(alarm.gate_id, "").failures_ms
-        renewals_ms = np.concatenate([self.history.unit(alarm.gate_id, c).renewals_ms for c in alarm.components])
-        until_ms = self.observed_until_ms[alarm.gate_id]
-        charged = 0
-        is_true: bool | None = None
-        start_ms = alarm.started_ms
-        while start_ms == alarm.started_ms or start_ms + EVIDENCE_DAYS * DAY_MS <= min(alarm.ended_ms, until_ms):
-            verdict = _judge_days(start_ms, failures_ms, renewals_ms, until_ms)
-            if start_ms == alarm.started_ms:
-                is_true = verdict
-            charged += verdict is False
-            start_ms += EVIDENCE_DAYS * DAY_MS
-        return Judged(is_true, charged)
+        """Say whether an alarm was true, and which false alarms it costs."""
+        return judge(alarm, self.history, self.observed_until_ms[alarm.gate_id])
 
     def false_alarms(self, policy: Policy) -> int:
         """Count the false alarms of the whole fleet under a policy."""
@@ -399,6 +417,19 @@ def upper_bound_per_year(false_alarms: int, gate_years: float, confidence: float
     if gate_years <= 0:
         return float("inf")
     return float(chi2.ppf(confidence, 2 * (false_alarms + 1)) / 2 / gate_years)
+
+
+def lower_bound_per_year(false_alarms: int, gate_years: float, confidence: float = BOUND_CONFIDENCE) -> float:
+    """Lower confidence bound of a Poisson rate (Garwood's exact one); 0 while there are no false alarms.
+
+    Examples
+    --------
+    >>> round(lower_bound_per_year(1, 1.0), 3)    # -ln(0.9)
+    0.105
+    """
+    if gate_years <= 0 or not false_alarms:
+        return 0.0
+    return float(chi2.ppf(1 - confidence, 2 * false_alarms) / 2 / gate_years)
 
 
 class RateBound:
