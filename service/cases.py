@@ -94,6 +94,8 @@ class CaseDay:
         self.alerts = store.unresolved_alerts(connection, gate_ids)
         self.renewals = _load_renewals(connection, gate_ids, as_of)
         self.cases: list[dict[str, Any]] = []
+        self.opened: list[dict[str, Any]] = []
+        self.closed: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
 
     def step_gate(self, gate_id: str, forecasts: Sequence[Mapping[str, Any]]) -> None:
@@ -110,6 +112,11 @@ class CaseDay:
         renewals = self.renewals.get(gate.gate_id, ())
         renewed = is_renewed(renewals, component, as_of=self.as_of, stepped_as_of=stepped_as_of, alert=alert)
         after = rule.next_state(before, ScoredDay(forecast["p_14d"], renewed), self.policy)
+        today = {"gate_id": gate.gate_id, "component": component, "as_of": self.as_of}
+        if before.open and (renewed or not after.open):
+            self.closed.append(today)
+        if after.open and (renewed or not before.open):
+            self.opened.append(today)
 
         if alert is not None and (renewed or not after.open):
             resolution = "repaired" if renewed else "auto_cleared"

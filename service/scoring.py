@@ -32,6 +32,7 @@ from pipeline import historian
 from pipeline.historian import from_ms, to_ms, writing
 from pipeline.readings import DAY_MS
 from service import store
+from service.alarm_watch import watch_alarms
 from service.cases import CaseDay, text_of
 from service.live_features import load_features, refresh_operations
 
@@ -131,8 +132,11 @@ def score_days(
                 "gates": report.gates + report.known,
                 "forecasts": report.forecasts,
                 "model_version": model.version,
+                "gates_with_verdict": store.gates_with_verdict(connection, report.as_of),
             }
             store.save_scoring_run(connection, run)
+        budget = model.policy.budget_per_gate_year
+        watch_alarms(connection, days, now, budget_per_gate_year=budget, model_version=model.version)
     return done
 
 
@@ -179,6 +183,7 @@ def _score_gates(
         for gate_id, of_gate in _by_gate(stored).items():
             day.step_gate(gate_id, of_gate)
         store.save_cases(connection, day.cases)
+        store.log_cases(connection, day.opened, day.closed)
         day.tell_stale()
     verdicts = sum(row["verdict"] == "forecast" for row in stored)
     return {"gates": len(day.gate_ids), "forecasts": len(stored), "verdicts": verdicts, **day.counts}

@@ -5,6 +5,7 @@ A file per subject, one name for callers: `from service import store`, then `sto
 Read with `engine.connect()`, write inside `pipeline.historian.writing(engine)`.
 """
 
+from service.store.alarm_rate import gate_days, last_alarm_rate, load_case_log, log_cases, save_alarm_rate
 from service.store.alert import (
     alerts_by_urgency,
     apply_change,
@@ -26,7 +27,15 @@ from service.store.endpoint import (
     rotate_secret,
 )
 from service.store.event import ping_endpoint, publish
-from service.store.forecast import last_scoring_run, latest_forecast, load_gates, save_forecasts, save_scoring_run, scored_gates
+from service.store.forecast import (
+    gates_with_verdict,
+    last_scoring_run,
+    latest_forecast,
+    load_gates,
+    save_forecasts,
+    save_scoring_run,
+    scored_gates,
+)
 from service.store.key import add_api_key, find_api_key, list_api_keys, revoke_api_key, touch_api_key
 from service.store.notice import open_notices, save_notice
 from service.store.schema import alembic_config, check_schema, migrate
@@ -39,8 +48,10 @@ from service.store.tables import (
     Json,
     NotFound,
     Row,
+    alarm_rates,
     alerts,
     attempts,
+    case_log,
     cases,
     deliveries,
     endpoints,
@@ -60,12 +71,14 @@ __all__ = [
     "Row",
     "add_api_key",
     "add_endpoint",
+    "alarm_rates",
     "alembic_config",
     "alerts",
     "alerts_by_urgency",
     "append_audit",
     "apply_change",
     "attempts",
+    "case_log",
     "cases",
     "change_endpoint",
     "check_schema",
@@ -77,9 +90,12 @@ __all__ = [
     "events",
     "find_api_key",
     "forecasts",
+    "gate_days",
+    "gates_with_verdict",
     "get_alert",
     "get_delivery",
     "get_endpoint",
+    "last_alarm_rate",
     "last_scoring_run",
     "latest_forecast",
     "list_api_keys",
@@ -88,8 +104,10 @@ __all__ = [
     "list_deliveries",
     "list_endpoints",
     "live_secrets",
+    "load_case_log",
     "load_cases",
     "load_gates",
+    "log_cases",
     "migrate",
     "open_notices",
     "ping_endpoint",
@@ -97,6 +115,7 @@ __all__ = [
     "replay",
     "revoke_api_key",
     "rotate_secret",
+    "save_alarm_rate",
     "save_cases",
     "save_forecasts",
     "save_notice",

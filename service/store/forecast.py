@@ -62,6 +62,12 @@ def scored_gates(connection: Connection, as_of: datetime) -> set[str]:
     return set(connection.scalars(query))
 
 
+def gates_with_verdict(connection: Connection, as_of: datetime) -> int:
+    """How many gates have a verdict as of that midnight."""
+    has_verdict = sa.and_(forecasts.c.as_of == as_of, forecasts.c.component == "", forecasts.c.verdict == "forecast")
+    return connection.scalar(sa.select(sa.func.count()).select_from(forecasts).where(has_verdict)) or 0
+
+
 def latest_forecast(connection: Connection, gate_id: str) -> list[Row]:
     """The newest forecast of a gate: its gate row (component '') first, then its components; empty if never scored."""
     newest = sa.select(sa.func.max(forecasts.c.as_of)).where(forecasts.c.gate_id == gate_id, forecasts.c.component == "")

@@ -63,6 +63,7 @@ scoring_runs = sa.Table(
     sa.Column("gates", sa.Integer, nullable=False),
     sa.Column("forecasts", sa.Integer, nullable=False),
     sa.Column("model_version", sa.String(128), nullable=False),
+    sa.Column("gates_with_verdict", sa.Integer, nullable=False, server_default="0"),
 )
 cases = sa.Table(
     "cases",
@@ -72,6 +73,23 @@ cases = sa.Table(
     sa.Column("state", Json, nullable=False),
     sa.Column("stepped_as_of", UtcMillis, nullable=False),
     sa.Column("alert_id", sa.String(64)),
+)
+case_log = sa.Table(
+    "case_log",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("component", sa.String(128), primary_key=True, server_default=""),
+    sa.Column("opened_as_of", UtcMillis, primary_key=True, autoincrement=False),
+    sa.Column("closed_as_of", UtcMillis),
+    sa.Index("ix_case_log_closed", "closed_as_of"),
+)
+alarm_rates = sa.Table(
+    "alarm_rates",
+    metadata,
+    sa.Column("as_of", UtcMillis, primary_key=True, autoincrement=False),
+    sa.Column("false_alarms", sa.Integer, nullable=False),
+    sa.Column("gate_years", sa.Float(53), nullable=False),
+    sa.Column("budget_per_gate_year", sa.Float(53), nullable=False),
 )
 alerts = sa.Table(
     "alerts",

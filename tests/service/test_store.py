@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import alembic.autogenerate
+import alembic.command
 import alembic.runtime.migration
 import pytest
 import sqlalchemy as sa
@@ -90,6 +91,41 @@ def test_migrating_twice_is_harmless_and_leaves_a_schema_that_checks(engine: Eng
     store.migrate(engine)
 
     store.check_schema(engine)
+
+
+def test_an_older_database_keeps_its_cases_and_counts_its_verdicts(engine: Engine) -> None:
+    resolved = open_alert(engine, as_of=T0)
+    with writing(engine) as connection:
+        change = life.resolve(resolved, resolution="auto_cleared", by="scoring", at=T0 + 6 * DAY)
+        store.apply_change(connection, change, actor=store.SCORING, public_url="https://gates.example")
+    open_alert(engine, as_of=T0 + 20 * DAY)
+    by_hand = open_alert(engine, component="brake", as_of=T0 + 3 * DAY)
+    with writing(engine) as connection:
+        change = life.resolve(by_hand, resolution="by_person", by="wang", at=T0 + 4 * DAY)
+        store.apply_change(connection, change, actor=PERSON, public_url="https://gates.example")
+        state = {"open": True, "over": [True, True], "days_below": 0}
+        case = {"gate_id": "DSH-S1-G1", "state": state, "stepped_as_of": T0 + 20 * DAY, "alert_id": None}
+        store.save_cases(connection, [{**case, "component": "motor"}, {**case, "component": "brake"}])
+        rows = [forecast(gate_id, T0, component) for gate_id in ("DSH-S1-G1", "DSH-S1-G2") for component in ("", "motor")]
+        silent = forecast("DSH-S2-G1", T0) | {"verdict": "no_verdict"}
+        store.save_forecasts(connection, [*rows, silent])
+        run = {"as_of": T0, "finished_at": T0, "duration_s": 1.0, "gates": 3, "forecasts": 5, "model_version": "v1"}
+        store.save_scoring_run(connection, run)
+
+    config = store.alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.downgrade(config, "0001")
+    store.migrate(engine)
+
+    with engine.connect() as connection:
+        logged = {(case.component, case.opened_as_of, case.closed_as_of) for case in store.load_case_log(connection, T0)}
+        assert store.gate_days(connection, T0, T0) == 2
+    assert logged == {
+        ("motor", T0, T0 + DAY),
+        ("motor", T0 + 20 * DAY, None),
+        ("brake", T0 + 3 * DAY, None),  # a person ended the alert, the policy has not closed the case
+    }
 
 
 def test_a_database_without_the_schema_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
