@@ -40,6 +40,7 @@ class ModelInfo:
     aliases: tuple[str, ...]
     open_at: float
     calibrated_here: bool
+    budget_per_gate_year: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ def _model_info(listed: registry.Listed) -> ModelInfo:
         aliases=listed.aliases,
         open_at=policy.open_at,
         calibrated_here=policy.calibrated_here,
+        budget_per_gate_year=policy.budget_per_gate_year,
     )
 
 

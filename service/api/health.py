@@ -102,6 +102,7 @@ class _Figures(Collector):
             transitions = _transitions(connection)
             attempts = _attempts(connection)
             stale = _stale_gates(connection, now)
+            rate = store.last_alarm_rate(connection)
         yield _counter("mqtt_messages_received", "Messages taken from MQTT.", "result", _received(tallies))
         if newest is not None:
             yield _gauge("newest_reading_timestamp_seconds", "Event time of the newest reading.", newest.timestamp())
@@ -121,6 +122,10 @@ class _Figures(Collector):
         waited = (now - oldest).total_seconds() if oldest else 0.0
         yield _gauge("webhook_oldest_pending_seconds", "Age of the oldest webhook not yet delivered.", max(0.0, waited))
         yield _gauge("webhook_endpoints_disabled", "Receivers switched off.", deliveries["endpoints_disabled"])
+        if rate is not None:
+            if rate.per_gate_year is not None:
+                yield _gauge("false_alarms_per_gate_year", "False alarms of the last 365 days.", rate.per_gate_year)
+            yield _gauge("alarm_budget_per_gate_year", "False alarms that were agreed to.", rate.budget_per_gate_year)
         champion = self.here.champion()
         if champion:
             info = InfoMetricFamily("sluicewatch_model", "The model that scores now.")

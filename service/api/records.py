@@ -6,10 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from models import registry
+from service import store
 from service.api import paging, queries
 from service.api.auth import needs
 from service.api.context import Here
-from service.api.schemas import ModelOut, Page, QuarantineOut
+from service.api.schemas import AlarmRateOut, ModelOut, Page, QuarantineOut
 
 router = APIRouter(prefix="/api/v1", tags=["records"])
 
@@ -35,7 +37,10 @@ def list_quarantine(
 
 @router.get("/models", dependencies=[needs("models:read")])
 def list_models(here: Here) -> Page[ModelOut]:
-    """List the registered models, each with its aliases."""
+    """List the registered models, each with its aliases; the one that scores now with the false alarms it makes here."""
+    with here.engine.connect() as connection:
+        rate = store.last_alarm_rate(connection)
+    achieved = AlarmRateOut.model_validate(rate) if rate else None
     return Page(
         items=[
             ModelOut(
@@ -45,6 +50,8 @@ def list_models(here: Here) -> Page[ModelOut]:
                 created_at=model.created_at,
                 open_at=model.open_at,
                 calibration="calibrated here" if model.calibrated_here else "not yet calibrated here",
+                budget_per_gate_year=model.budget_per_gate_year,
+                alarm_rate=achieved if registry.CHAMPION in model.aliases else None,
             )
             for model in here.list_models()
         ]

@@ -344,6 +344,18 @@ class QuarantineOut(Out):
     payload: str = Field(description="Its first 4 KB as text; bytes that are not text are replaced.")
 
 
+class AlarmRateOut(Out):
+    """False alarms of the 365 days before a scored day, against their budget."""
+
+    as_of: Instant
+    false_alarms: int = Field(description="One per alarm that no failure followed within 28 days, and per further 28 days open.")
+    gate_years: float = Field(description="Gate-days with a verdict, without the last 28 days, in years.")
+    per_gate_year: float | None = Field(description="Null before anything could be counted.")
+    lower_per_gate_year: float = Field(description="90 % lower bound of the true rate.")
+    budget_per_gate_year: float
+    is_over_budget: bool = Field(description="Proven: the lower bound is above the budget.")
+
+
 class ModelOut(Out):
     """A registered model."""
 
@@ -353,6 +365,8 @@ class ModelOut(Out):
     created_at: Instant | None
     open_at: float = Field(description="An alert opens when P(failure within 14 days) reaches this on 2 of 3 days.")
     calibration: Calibration
+    budget_per_gate_year: float = Field(description="False alarms per gate and year that the threshold was tuned for.")
+    alarm_rate: AlarmRateOut | None = Field(description="Achieved here, told with the model that scores now; else null.")
 
 
 class Check(Out):

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
+from models.watch import AlarmRate
 from service import store
 from service.alerts import SEVERITIES, Notice
 from service.api import queries
@@ -52,6 +53,14 @@ class NoticeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AlarmRateLine:
+    """What false alarms came to in a year, against their budget."""
+
+    text: str
+    is_over_budget: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """Everything on the first page."""
 
@@ -61,6 +70,7 @@ class Overview:
     actions: tuple[ActionRow, ...]
     actions_left_out: int
     nothing_to_do: str
+    alarm_rate: AlarmRateLine | None
     notices: tuple[NoticeRow, ...]
     stations: tuple[Station, ...]
 
@@ -82,6 +92,7 @@ def overview(connection: Connection, now: datetime, words: Words, champion: Mode
         actions=tuple(action(alert, fleet, now, words) for alert in unresolved),
         actions_left_out=max(0, sum(counts.values()) - len(unresolved)),
         nothing_to_do=_nothing_to_do(run, len(fleet.standings) - without_verdict, without_verdict, words),
+        alarm_rate=_alarm_rate(store.last_alarm_rate(connection), words),
         notices=tuple(_notice(notice, fleet, now, words) for notice in store.open_notices(connection)[:NOTICES_SHOWN]),
         stations=_stations(fleet, words),
     )
@@ -94,6 +105,16 @@ def _nothing_to_do(run: store.Row | None, judged: int, without_verdict: int, wor
     day = site_day(run["as_of"], "UTC")
     text = f"{words('actions.none')} {words('actions.none_scored', day=day, n=judged)}"
     return f"{text} {words('actions.some_unjudged', n=without_verdict)}" if without_verdict else text
+
+
+def _alarm_rate(rate: AlarmRate | None, words: Words) -> AlarmRateLine | None:
+    if rate is None:
+        return None
+    budget = f"{rate.budget_per_gate_year:g}"
+    if rate.per_gate_year is None:
+        return AlarmRateLine(words("alarm_rate.too_early", budget=budget), False)
+    counted = {"n": rate.false_alarms, "years": f"{rate.gate_years:.1f}", "rate": f"{rate.per_gate_year:.2f}"}
+    return AlarmRateLine(words("alarm_rate.value", **counted, budget=budget), rate.is_over_budget)
 
 
 def _notice(notice: Notice, fleet: Fleet, now: datetime, words: Words) -> NoticeRow:

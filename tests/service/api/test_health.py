@@ -8,7 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
 
+from models.watch import AlarmRate
 from pipeline import historian
+from pipeline.historian import writing
 from service import store
 from service.api import health
 from tests.service.api import fleet
@@ -95,3 +97,14 @@ def test_metrics_are_well_formed_and_named_as_agreed(stranger: TestClient) -> No
 
 def test_metrics_name_no_gate(stranger: TestClient) -> None:
     assert fleet.MEASURED not in stranger.get("/metrics").text
+
+
+def test_metrics_tell_the_rate_of_false_alarms_beside_its_budget(stranger: TestClient, fleet_engine: Engine) -> None:
+    assert "alarm_budget" not in stranger.get("/metrics").text
+
+    with writing(fleet_engine) as connection:
+        store.save_alarm_rate(connection, AlarmRate(fleet.TODAY, false_alarms=3, gate_years=24.0, budget_per_gate_year=0.2))
+
+    text = stranger.get("/metrics").text
+    assert "sluicewatch_false_alarms_per_gate_year 0.125\n" in text
+    assert "sluicewatch_alarm_budget_per_gate_year 0.2\n" in text

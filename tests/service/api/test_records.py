@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy.engine import Engine
 
+from models.watch import AlarmRate
 from pipeline.historian import writing
+from service import store
 from tests.service.api import fleet
 from tests.service.api.client import TestClient
 from tests.service.api.test_gates import all_pages
@@ -35,8 +38,27 @@ def test_a_model_is_listed_with_its_aliases_and_threshold(client: TestClient) ->
             "created_at": "2026-11-01T00:00:00Z",
             "open_at": 0.4,
             "calibration": "not yet calibrated here",
+            "budget_per_gate_year": 0.2,
+            "alarm_rate": None,
         }
     ]
+
+
+def test_the_champion_is_listed_with_the_false_alarms_it_makes_here(client: TestClient, fleet_engine: Engine) -> None:
+    with writing(fleet_engine) as connection:
+        store.save_alarm_rate(connection, AlarmRate(fleet.TODAY, false_alarms=9, gate_years=18.0, budget_per_gate_year=0.2))
+
+    rate = client.get("/api/v1/models").json()["items"][0]["alarm_rate"]
+
+    assert rate.pop("lower_per_gate_year") == pytest.approx(0.302, abs=0.001)  # qchisq(0.1, 18) / 2 / 18
+    assert rate == {
+        "as_of": "2026-11-20T00:00:00Z",
+        "false_alarms": 9,
+        "gate_years": 18.0,
+        "per_gate_year": 0.5,
+        "budget_per_gate_year": 0.2,
+        "is_over_budget": True,
+    }
 
 
 def test_a_registry_that_cannot_be_read_lists_nothing_and_is_not_ready(client: TestClient, registry: Path) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy.engine import Engine
 
+from models.watch import AlarmRate
 from pipeline import historian
 from pipeline.historian import to_ms, writing
 from service import store
@@ -97,6 +98,26 @@ def test_alerts_are_counted_by_severity(console: TestClient) -> None:
         "Low 0",
         "3 gates without a verdict",
     ]
+
+
+@pytest.mark.parametrize(
+    ("false_alarms", "gate_years", "language", "told"),
+    [
+        (3, 18.0, "en", "3 in 18.0 gate-years, 0.17 per gate-year; the budget is 0.2."),
+        (9, 18.0, "en", "9 in 18.0 gate-years, 0.50 per gate-year; the budget is 0.2. over budget"),
+        (9, 18.0, "zh-CN", "近365天误报：18.0 闸门·年内 9 次，每闸门每年 0.50 次；预算为 0.2 次。 超出预算"),
+        (0, 0.0, "en", "False alarms cannot be counted before 28 days; the budget is 0.2 per gate-year."),
+    ],
+)
+def test_the_overview_says_how_many_alarms_were_false(
+    console: TestClient, fleet_engine: Engine, false_alarms: int, gate_years: float, language: str, told: str
+) -> None:
+    with writing(fleet_engine) as connection:
+        store.save_alarm_rate(connection, AlarmRate(fleet.TODAY, false_alarms, gate_years, budget_per_gate_year=0.2))
+
+    line = page(console, f"/?lang={language}").one("p", data_testid="alarm-rate").text
+
+    assert line.endswith(told)
 
 
 def test_every_gate_is_in_the_grid_with_shape_word_and_look(console: TestClient) -> None:
