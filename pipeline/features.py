@@ -29,22 +29,22 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "impulse": (
         "kurtosis",
         "crest_factor",
-        "acceleration_peak",
         "envelope_bpfo",
         "envelope_bpfi",
         "envelope_bsf",
         "envelope_ftf",
         "gear_mesh",
     ),
+    "peak": ("acceleration_peak",),
     "temperature": ("temperature",),
     "current": ("current",),
 }
 """Kinds of evidence; the channels of one group of one component are fused, the strongest counting."""
 
-OWN_GROUPS = ("velocity", "high", "acceleration", "impulse", "temperature")
+OWN_GROUPS = ("velocity", "high", "acceleration", "peak", "impulse", "temperature")
 _GROUP_OF = {quantity: group for group, quantities in GROUPS.items() for quantity in quantities}
 
-_TREND = ("dev", "dev_7d", "dev_14d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z", "t_7d", "days_over", "fall", "rate", "z_before")
+_TREND = ("dev", "dev_7d", "dev_14d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z", "t_7d", "days_over", "fall", "rate", "z_before", "now", "low")
 _CONTEXT = (
     "load_7d",
     "operations_7d",
@@ -105,9 +105,11 @@ WITHOUT_REPAIR_DAYS = 30
 _ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
 # scatter expected of a healthy channel, and the worth of that expectation in operations
-_PRIOR_SCATTER = {"velocity": 0.12, "high": 0.15, "acceleration": 0.12, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
+_PRIOR_SCATTER = {"velocity": 0.12, "high": 0.15, "acceleration": 0.12, "peak": 0.15, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
 _PRIOR_OPERATIONS = 8.0
 _RIDGE = 3.0
+HEATING_MINUTES = (8.0, 30.0)
+"""Time constants of small points (brake linings, bearings) and large ones (windings, oil)."""
 _WINDOWS = (3, 7, 14, 30)
 LOOK_BACK_DAYS = 60
 """How far back any window of a trend reaches."""
@@ -199,7 +201,7 @@ def components_to_score(named: set[str]) -> tuple[str, ...]:
     return tuple(sorted(named - {"station"}))
 
 
-_KEYS = ("gate_id", "component", "as_of", "reason", "hoist_type")
+_KEYS = ("gate_id", "component", "as_of", "reason", "lost", "hoist_type")
 
 
 def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
@@ -216,7 +218,8 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
     -------
     DataFrame
         One row per (component, as_of): ``gate_id``, ``component``, ``as_of`` (datetime64[ms, UTC]), ``reason`` (``""`` or
-        why no forecast can be given: ``under_repair``, ``stale``, ``young``, ``idle``), ``hoist_type`` and the float64
+        why no forecast can be given: ``under_repair``, ``stale``, ``young``, ``idle``, ``sensors``), ``lost`` (the
+        component's faulty channels, each with its kind: ``"motor.current: stuck; …"``), ``hoist_type`` and the float64
         columns `FEATURES`.
     """
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
@@ -264,6 +267,7 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         "component": np.repeat(np.array(history.components, dtype=object), len(at)),
         "as_of": pd.Series(np.tile(at, n).astype("datetime64[ms]")).dt.tz_localize("UTC"),
         "reason": np.concatenate([view.reasons(component) for component in history.components] or [np.empty(0, object)]),
+        "lost": np.concatenate([view.told_lost(component) for component in history.components] or [np.empty(0, object)]),
         "hoist_type": np.full(n * len(at), history.hoist_type, dtype=object),
     }
     return pd.DataFrame({**keys, **{name: np.concatenate(blocks[name] or [np.empty(0)]) for name in FEATURES}})
@@ -403,6 +407,17 @@ class _GateView:
             return np.zeros(len(self.at))
         return np.asarray(np.mean([self.spoilt(key) for key in keys], axis=0))
 
+    def told_lost(self, component: str) -> np.ndarray:
+        """The component's faulty channels at each as_of, in words."""
+        names = tuple(sensor_health.KINDS)
+        told = np.full(len(self.at), "", dtype=object)
+        kinds = self.health.kinds_at(self.at)
+        for channel, kind in zip(self.health.channels, kinds, strict=True):
+            if channel.partition(".")[0] == component:
+                for at in np.flatnonzero(kind >= 0):
+                    told[at] += f"{'; ' if told[at] else ''}{channel}: {names[kind[at]]}"
+        return told
+
     def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
         """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
         if component not in self._cycles:
@@ -452,6 +467,7 @@ class _GateView:
                     daily, count = self._daily_mean(deviation), self._daily_count(deviation)
                     trends = _trend(daily[seen], scatter, count[seen])
                     trends["z_before"] = trends["t_7d"]
+                    trends |= {told: series[seen.start : seen.stop + 1] for told, series in self._newest(deviation / scatter).items()}
                     if before is not None:
                         deviation, scatter = self._deviation(name, group, in_cycle, before)
                         daily = self._daily_mean(deviation)
@@ -474,19 +490,20 @@ class _GateView:
         in_baseline = in_baseline & believable
         load = _filled(ops["load"], in_baseline)
         if group == "temperature":
-            ambient = ops["ambient_temperature"]
-            base = np.where(np.isnan(ambient), ops[name.replace(":max", ":start")], ambient)
-            heat = 1.0 - np.exp(-ops["minutes"] / 20.0)
-            since_min = np.diff(self.started, prepend=self.started[:1] - DAY_MS) / 60_000.0
-            warm = np.concatenate([[0.0], heat[:-1]]) * np.exp(-since_min / 60.0)
             bias = self.health.bias_k[self.health.channels.index(key)][self.row_of]
-            target = value - bias - base
-            explained_by = [heat, heat * load, heat * load**2, warm, base]
+            start = ops[name.replace(":max", ":start")]
+            # Newton: the rise goes towards what load and house would make it, the faster the further it is from there
+            quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
+            house = _filled(ops["ambient_temperature"] - (start - bias), in_baseline)
+            target = value - start
+            explained_by = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
         else:
             target = np.log(np.maximum(value, 1e-6))
             head = _filled(ops["head"], in_baseline)
             opening = _filled(ops["opening"], in_baseline)
-            explained_by = [load, opening, head]
+            span = np.nanmax(np.where(in_baseline, opening, np.nan), initial=0.0)
+            # the jet under a leaf that is nearly closed shakes it
+            explained_by = [load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))]
         fit_on = in_baseline & np.isfinite(target)
         predicted, scatter = _ridge(np.column_stack(explained_by), target, fit_on)
         n = fit_on.sum()
@@ -494,6 +511,17 @@ class _GateView:
         scatter = float(np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS)))
         deviation = np.where(in_cycle & believable & (n > 0), target - predicted, np.nan)
         return _pulled_in(deviation, 3.0 * scatter), scatter
+
+    def _newest(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """At each day boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest."""
+        known = np.flatnonzero(np.isfinite(z))
+        last = np.searchsorted(self.started[known], self.origin + np.arange(self.n_days + 1) * DAY_MS, side="left")
+        padded = np.concatenate([np.full(5, np.nan), z[known]])
+        five = np.lib.stride_tricks.sliding_window_view(padded, 5)[last]
+        when = np.concatenate([[-np.inf], self.started[known]])[last]
+        fresh = self.origin + np.arange(self.n_days + 1) * DAY_MS - when <= _REMEMBER_DAYS * DAY_MS
+        mean = _nan_mean(five[:, -3:], axis=1)
+        return {"now": np.where(fresh, mean, np.nan), "low": np.where(fresh, np.sort(five, axis=1)[:, 1], np.nan)}
 
     def _daily_count(self, per_operation: np.ndarray) -> np.ndarray:
         use = np.isfinite(per_operation) & (self.day >= 0)

@@ -77,24 +77,31 @@ class Health:
     interval_s: Floats
     seen_ms: Floats
 
-    def at(self, as_of_ms: int) -> dict[str, str]:
-        """The faulty channels as of an instant, each with its kind.
+    def kinds_at(self, as_of_ms: Ints) -> npt.NDArray[np.int8]:
+        """Index into `KINDS` of what is wrong with each channel as of each instant, -1 where nothing is found.
 
         A channel is stale when it has said nothing for two of its intervals; one that reports in motion only, when the other
         channels told of operations and it did not.
         """
-        row = int(np.searchsorted(self.day_ms, as_of_ms, side="left")) - 1
-        if row < 0:
-            return {}
-        names = tuple(KINDS)
+        row = np.searchsorted(self.day_ms, as_of_ms, side="left") - 1
+        if not len(self.day_ms):
+            return np.full((len(self.channels), len(as_of_ms)), -1, dtype=np.int8)
         silent_s = (as_of_ms - self.seen_ms[:, row]) / 1000.0
         stale = silent_s > STALE_INTERVALS * self.interval_s[:, row]
-        kinds = np.where(stale, names.index("stale"), self.kind[:, row])
+        kinds = np.where(stale, tuple(KINDS).index("stale"), self.kind[:, row])
+        return np.where(row >= 0, kinds, -1).astype(np.int8)
+
+    def at(self, as_of_ms: int) -> dict[str, str]:
+        """The faulty channels as of an instant, each with its kind."""
+        kinds = self.kinds_at(np.array([as_of_ms], dtype=np.int64))[:, 0]
+        names = tuple(KINDS)
         return {channel: names[kind] for channel, kind in zip(self.channels, kinds.tolist(), strict=True) if kind >= 0}
 
     def believable(self, channel: str) -> Bools:
-        """On which days the channel's values may be used."""
+        """On which days the channel's values may be used; a thermometer that drifts may, less its bias."""
         spoilt = [tuple(KINDS).index(kind) for kind in MASKED]
+        if quantity_of(channel) == "temperature":
+            spoilt.remove(tuple(KINDS).index("drift"))
         return ~np.isin(self.kind[self.channels.index(channel)], spoilt)
 
 
