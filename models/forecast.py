@@ -1,8 +1,8 @@
 """Forecast and Forecaster: the curve P(failure within 1..21 days) of every component and gate. No clock, no database.
 
-A gradient boosting model that takes the horizon as a feature (so its curve cannot cross itself) and a logistic
-regression on quantile-normal features are averaged in log-odds, 2 to 1, and then calibrated by two numbers. A gate fails when
-one of its components does, or suddenly, without a sign: its curve is put together from those.
+A gradient boosting model that takes the horizon as a feature (so its curve cannot cross itself) and logistic regressions,
+one for each kind of component, are averaged in log-odds and then calibrated by two numbers. A gate fails when one of its
+components does, or suddenly, without a sign: its curve is put together from those.
 
 What is learnt is kept in scikit-learn and numpy objects and plain numbers only, so that a stored model does not depend
 on where this class lives.
@@ -22,11 +22,11 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import QuantileTransformer
 from threadpoolctl import threadpool_limits
 
 from models.labels import HORIZON_DAYS, FloatArray, History, IntArray, epoch_ms, label
 from pipeline.errors import BadInput
+from pipeline.features import COMPONENT_KINDS
 from pipeline.readings import DAY_MS
 
 HORIZONS_D = (1, 3, 5, 7, 10, 14, 17, 21)
@@ -53,8 +53,19 @@ COLUMNS = (
 NEAR_D = HORIZON_DAYS
 """Rows this close before a failure are all kept, at every horizon; the others are thinned and weighted by 1/share."""
 
-LOGISTIC_SHARE = 1 / 3
-"""Weight of the logistic regression in the mean log-odds; more costs skill with many failures, less with few."""
+LOGISTIC_SHARE = 0.5
+"""Weight of the logistic regressions in the mean log-odds."""
+
+FEWEST_OF_A_KIND = 8
+"""Component failures from which on a kind of component gets a logistic regression of its own."""
+
+POOLED = ""
+"""The logistic regression of all kinds together; it stands in for kinds that have none of their own."""
+
+MOST_SCALED = 6.0
+STEPS = 20
+"""The trees see scaled features in steps of 1/20: with so few different values they need not choose their bins by weighted
+percentiles, which scikit-learn does slowly, and which would leave the rare high values, the ones that matter, in one bin."""
 
 FEWEST_FAILURES = 3
 FEWEST_FAILURES_FOR_MODES = 20
@@ -167,8 +178,9 @@ class Forecaster:
         out = np.full((len(rows), len(self.horizons_d)), np.nan)
         if scored.any():
             with threadpool_limits(limits=1):
-                z = normal_scores(x[scored], self.parts)
-                out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z) + LOGISTIC_SHARE * self._logistic(z)
+                z = scale(x[scored], self.parts)
+                kinds = kinds_of(rows["component"][scored])
+                out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z) + LOGISTIC_SHARE * self._logistic(z, kinds)
         return out
 
     def _trees(self, z: FloatArray) -> FloatArray:
@@ -176,10 +188,15 @@ class Forecaster:
         asked = [trees.decision_function(np.column_stack([stepped, np.full(len(z), h)])) for h in self.horizons_d]
         return np.column_stack(asked)
 
-    def _logistic(self, z: FloatArray) -> FloatArray:
-        weights = self.parts["logistic"]
-        base = with_hinges(z) @ weights[:-2] + weights[-1]
-        return np.asarray(base[:, None] + weights[-2] * np.log(self.horizons_d)[None, :])
+    def _logistic(self, z: FloatArray, kinds: npt.NDArray[np.str_]) -> FloatArray:
+        by_kind: Mapping[str, FloatArray] = self.parts["logistic"]
+        out = np.empty((len(z), len(self.horizons_d)))
+        for kind in np.unique(kinds):
+            weights = by_kind.get(str(kind), by_kind[POOLED])
+            of_kind = kinds == kind
+            base = with_hinges(z[of_kind]) @ weights[:-2] + weights[-1]
+            out[of_kind] = base[:, None] + weights[-2] * np.log(self.horizons_d)[None, :]
+        return out
 
     def assemble(self, rows: pd.DataFrame, log_odds: FloatArray) -> pd.DataFrame:
         """Calibrate log-odds and put the forecasts of components and gates together; see `predict`."""
@@ -217,7 +234,7 @@ class Forecaster:
         chosen = out.to_numpy(copy=True)
         if model is None or len(rows) == 0:
             return chosen
-        z = normal_scores(feature_matrix(rows, self.features), self.parts)
+        z = scale(feature_matrix(rows, self.features), self.parts)
         shares = _typical_where_unknown(z) @ model["weights"].T + model["intercepts"]
         names = np.array(model["names"], dtype=object)
         components = rows["component"].to_numpy()
@@ -302,34 +319,33 @@ def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
     return np.array([np.interp(days, knots, np.eye(len(knots))[i]) for i in range(1, len(knots))])
 
 
-def normal_scores(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
-    """Columns that varied, as normal scores clipped to +-3.5 (beyond what was seen nothing more is concluded).
+def kinds_of(components: pd.Series) -> npt.NDArray[np.str_]:
+    """The kind of each component; a name of the user's own is of kind ``other``."""
+    return np.asarray(components.where(components.isin(COMPONENT_KINDS), "other"), dtype=np.str_)
 
-    What is unknown stays NaN.
+
+def scale(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
+    """Columns that varied, less their median and by their quartile range, as asinh: linear near 0, a logarithm far away.
+
+    Beyond what was seen nothing more is concluded. What is unknown stays NaN.
     """
-    varied = x[:, parts["varied"]]
-    unknown = np.isnan(varied)
-    z = parts["quantiles"].transform(np.where(unknown, 0.0, varied))
-    return np.where(unknown, np.nan, np.clip(z, -3.5, 3.5))
+    z = np.arcsinh((x[:, parts["varied"]] - parts["middle"]) / parts["width"])
+    return np.asarray(np.clip(z, parts["least"], parts["most"]))
 
 
 def in_steps(z: FloatArray) -> FloatArray:
-    """Normal scores in steps of 1/20.
-
-    With so few different values the trees need not choose their bins by weighted percentiles, which scikit-learn does
-    slowly, and which would leave the rare high values, the ones that matter, in one bin.
-    """
-    return np.asarray(np.round(z * 20) / 20)
+    """Scaled features in steps, see `STEPS`."""
+    return np.asarray(np.round(z * STEPS) / STEPS)
 
 
 def with_hinges(z: FloatArray) -> FloatArray:
-    """Normal scores, and how far they lie above 1 and above 2: what is rare counts more than in proportion."""
+    """Scaled features, and how far they lie above 1 and above 2: what is rare counts more than in proportion."""
     z = _typical_where_unknown(z)
     return np.hstack([z, np.maximum(z - 1, 0), np.maximum(z - 2, 0)])
 
 
 def _typical_where_unknown(z: FloatArray) -> FloatArray:
-    return np.nan_to_num(z, nan=0.0)  # the median's normal score
+    return np.nan_to_num(z, nan=0.0)  # the median
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,11 +398,12 @@ def fit(
     x = feature_matrix(rows, features)
     used = np.unique(teaching.place)
     with threadpool_limits(limits=1):
-        parts = _fit_quantiles(x[used], seed)
-        z = normal_scores(x[used], parts)
+        parts = _fit_scale(x[used])
+        z = scale(x[used], parts)
         at = np.searchsorted(used, teaching.place)
         parts["trees"] = _fit_trees(in_steps(z)[at], teaching, settings, n_failures, seed)
-        parts["logistic"] = _fit_logistic(with_hinges(z)[at], teaching, settings, n_failures)
+        kinds = kinds_of(rows["component"])
+        parts["logistic"] = _fit_logistics(with_hinges(z)[at], teaching, settings, kinds[teaching.place], failures)
         modes = _fit_modes(x, labels, failures, parts)
     if modes is not None:
         parts["modes"] = modes
@@ -433,14 +450,17 @@ def _teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows:
     return Teaching(place[known], horizon_d[known].astype(float), came[known].astype(float), weight[known])
 
 
-def _fit_quantiles(x: FloatArray, seed: int) -> dict[str, Any]:
+def _fit_scale(x: FloatArray) -> dict[str, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is never known has no extremes
-        spread = np.nanmax(x, axis=0) - np.nanmin(x, axis=0)
-    varied = np.flatnonzero(spread > 0)
-    quantiles = QuantileTransformer(n_quantiles=min(500, len(x)), output_distribution="normal", subsample=None, random_state=seed)
-    quantiles.fit(x[:, varied])
-    return {"varied": varied, "quantiles": quantiles}
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is never known has no quantiles
+        low, middle, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
+        least, most = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+    varied = np.flatnonzero(most > least)
+    width = np.where(high > low, high - low, np.maximum(np.abs(most - middle), np.abs(least - middle)))[varied]
+    parts = {"varied": varied, "middle": middle[varied], "width": width}
+    ends = np.arcsinh((np.array([least[varied], most[varied]]) - parts["middle"]) / width)
+    parts["least"], parts["most"] = np.clip(ends, -MOST_SCALED, MOST_SCALED)
+    return parts
 
 
 def _fit_trees(
@@ -462,18 +482,29 @@ def _fit_trees(
     return trees.fit(np.column_stack([z, teaching.horizon_d]), teaching.y, sample_weight=teaching.weight)
 
 
-def _fit_logistic(z: FloatArray, teaching: Teaching, settings: Settings, n_failures: int) -> FloatArray:
-    """Weights of the columns, then of log horizon (never negative), then the intercept."""
+def _fit_logistics(
+    z: FloatArray, teaching: Teaching, settings: Settings, kinds: npt.NDArray[np.str_], failures: IntArray
+) -> dict[str, FloatArray]:
+    """For each kind of component with enough failures, and for all together: weights of the columns, then of log horizon
+    (never negative), then the intercept."""
     expanded = np.column_stack([z, np.log(teaching.horizon_d)])
-    # rows before one failure are copies of each other: what counts as evidence is the number of failures
-    weight = teaching.weight * n_failures / teaching.y.sum()
-    model = LogisticRegression(C=settings.logistic_c, max_iter=500)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after 500 steps
-        model.fit(expanded, teaching.y, sample_weight=weight)
-    weights = np.append(model.coef_[0], model.intercept_)
-    weights[-2] = max(weights[-2], 0.0)
-    return np.asarray(weights)
+    fitted = {}
+    for kind in (POOLED, *np.unique(kinds).tolist()):
+        of_kind = np.flatnonzero((kinds == kind) | (kind == POOLED))
+        seen = failures[teaching.place[of_kind]]
+        n_failures = len(np.unique(seen[seen >= 0]))
+        if kind != POOLED and n_failures < FEWEST_OF_A_KIND:
+            continue
+        y, weight = teaching.y[of_kind], teaching.weight[of_kind]
+        model = LogisticRegression(C=settings.logistic_c, max_iter=300)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after 300 steps
+            # rows before one failure are copies of each other: what counts as evidence is the number of failures
+            model.fit(expanded[of_kind], y, sample_weight=weight * n_failures / y.sum())
+        weights = np.append(model.coef_[0], model.intercept_)
+        weights[-2] = max(weights[-2], 0.0)
+        fitted[str(kind)] = np.asarray(weights)
+    return fitted
 
 
 def _fit_modes(x: FloatArray, labels: pd.DataFrame, failures: IntArray, parts: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -487,7 +518,7 @@ def _fit_modes(x: FloatArray, labels: pd.DataFrame, failures: IntArray, parts: M
     model = LogisticRegression(C=1.0, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(_typical_where_unknown(normal_scores(x[at], parts)), mode[at].astype(str), sample_weight=weight)
+        model.fit(_typical_where_unknown(scale(x[at], parts)), mode[at].astype(str), sample_weight=weight)
     weights, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row of weights for two classes
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.append(-intercepts, intercepts) / 2

@@ -112,11 +112,14 @@ HEATING_MINUTES = (8.0, 30.0)
 """Time constants of small points (brake linings, bearings) and large ones (windings, oil)."""
 _WINDOWS = (3, 7, 14, 30)
 LOOK_BACK_DAYS = 60
-"""How far back any window of a trend reaches."""
+"""Over how many days a trend asks how long, and from how high."""
 
 OVER_Z = 2.0
 _REMEMBER_DAYS = 14
 """A gate that has not moved for some days keeps its last 3-day deviation this long."""
+
+HISTORY_DAYS = LOOK_BACK_DAYS + _REMEMBER_DAYS + 4
+"""How far back the days reach that a row's trends are made of; each is the mean of operations of its own alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +333,32 @@ def _midnights(days: pd.DataFrame) -> list[datetime]:
     return [pd.Timestamp(ms, unit="ms", tz="UTC") for ms in range(int(day_ms.min()), int(day_ms.max()) + 2 * DAY_MS, DAY_MS)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What some columns of evidence show beyond a baseline.
+
+    Attributes
+    ----------
+    daily, count : mean deviation and operations of each day, shape (columns, days)
+    now, low : see `_newest`, at each day boundary, shape (columns, days + 1)
+    scatter : the baseline's own, shape (columns,)
+    """
+
+    daily: np.ndarray
+    count: np.ndarray
+    now: np.ndarray
+    low: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def empty(cls, columns: int, days: int) -> _Shown:
+        """Nothing shown yet."""
+        nothing = np.full((columns, days + 1), np.nan)
+        return cls(nothing[:, 1:].copy(), np.zeros((columns, days)), nothing.copy(), nothing.copy(), np.full(columns, np.nan))
+
+
 class _GateView:
-    """One gate's history on a grid of days, from `origin` (31 days before the first as_of) to the last as_of."""
+    """One gate's history on a grid of days, from `origin` (`HISTORY_DAYS` before the first as_of) to the last as_of."""
 
     def __init__(self, history: GateHistory, at: np.ndarray) -> None:
         self.history = history
@@ -343,7 +370,7 @@ class _GateView:
         self.operations = {name: operations[name].to_numpy(dtype=float)[known] for name in operations.columns}
         self.started = started[known]
         self._cycles: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.origin = int(at[0]) - (LOOK_BACK_DAYS + 1) * DAY_MS
+        self.origin = int(at[0]) - HISTORY_DAYS * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
@@ -357,17 +384,12 @@ class _GateView:
         on_grid = (grid_day >= 0) & (grid_day < self.n_days)
         reported = np.zeros(self.n_days)
         reported[grid_day[on_grid]] = 1.0
-        self.coverage_7d = _window(reported, 7, np.mean)[at_days]
+        self.coverage_7d = _windows(reported, 7, fill=0.0).mean(axis=-1)[at_days]
         self.stale = np.concatenate([[0.0], reported])[at_days] == 0.0
         newest = np.searchsorted(self.started, at, side="left") - 1
         self.since_operation_d = np.where(
             newest >= 0, (at - self.started[np.maximum(newest, 0)]) / DAY_MS if len(self.started) else np.inf, np.inf
         )
-
-    def _renewals_ms(self, component: str) -> list[int]:
-        """Where cycles of the component started up to the last as_of."""
-        start, _ = self.cycles(component)
-        return sorted({int(ms) for ms in start})
 
     def _cycle_starts(self, component: str, at_ms: np.ndarray) -> np.ndarray:
         return cycle_state(self.history.maintenance, component, self.first_day_ms, at_ms)[0]
@@ -436,96 +458,81 @@ class _GateView:
 
     def _healthy_before(self, cycle_starts_ms: Sequence[int], cycle_ms: int) -> np.ndarray | None:
         """Operations of the baseline of the last earlier cycle that got a whole one; None where there is none."""
-        ends = [*cycle_starts_ms[1:], int(self.at[-1])]
-        whole = [start for start, end in zip(cycle_starts_ms, ends, strict=True) if end - start >= BASELINE_DAYS * DAY_MS]
-        earlier = [start for start in whole if start < cycle_ms]
+        followed = zip(cycle_starts_ms, cycle_starts_ms[1:], strict=False)
+        earlier = [start for start, end in followed if end <= cycle_ms and end - start >= BASELINE_DAYS * DAY_MS]
         if not earlier:
             return None
-        return (self.started >= earlier[-1]) & (self.started < earlier[-1] + BASELINE_DAYS * DAY_MS)
+        return np.asarray((self.started >= earlier[-1]) & (self.started < earlier[-1] + BASELINE_DAYS * DAY_MS))
 
     def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
         """Per group of evidence the component has: the trend of its deviation at each as_of."""
         channels = self.evidence(component)
+        names = [(name, group) for group, of_group in channels.items() for name in of_group]
+        found = {trend: np.full((len(names), len(self.at)), np.nan) for trend in _TREND}
         start, _ = self.cycles(component)
-        age_d = (self.at - start) / DAY_MS
-        fitted_at = np.searchsorted(_BASELINE_AGES, age_d, side="right") - 1
-        found = {
-            group: {name: np.full((len(names), len(self.at)), np.nan) for name in _TREND} for group, names in channels.items()
-        }
-        cycle_starts_ms = sorted({self.first_day_ms, *self._renewals_ms(component)})
+        fitted_at = np.searchsorted(_BASELINE_AGES, (self.at - start) / DAY_MS, side="right") - 1
+        midnights_ms = np.arange(self.first_day_ms, self.at[-1] + 1, DAY_MS)
+        cycle_starts_ms = sorted({int(ms) for ms in self._cycle_starts(component, midnights_ms)})
         for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
             wanted = (start == cycle_ms) & (fitted_at == fit)
             columns = self.columns[wanted]
-            seen = slice(max(int(columns.min()) - LOOK_BACK_DAYS - 1, 0), int(columns.max()))
-            in_cycle = self.started >= cycle_ms
+            first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
+            near = (self.started >= cycle_ms) & (self.day >= first - _REMEMBER_DAYS) & (self.day < end)
             # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
-            in_baseline = in_cycle & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
+            baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
+            shown = self._shown(names, near, baseline, first, end)
+            trends = _trend(shown.daily, shown.scatter[:, None], shown.count)
+            trends |= {"now": shown.now, "low": shown.low, "z_before": trends["t_7d"]}
             before = self._healthy_before(cycle_starts_ms, cycle_ms)
-            for group, names in channels.items():
-                for row, name in enumerate(names):
-                    deviation, scatter = self._deviation(name, group, in_cycle, in_baseline)
-                    daily, count = self._daily_mean(deviation), self._daily_count(deviation)
-                    trends = _trend(daily[seen], scatter, count[seen])
-                    trends["z_before"] = trends["t_7d"]
-                    trends |= {told: series[seen.start : seen.stop + 1] for told, series in self._newest(deviation / scatter).items()}
-                    if before is not None:
-                        deviation, scatter = self._deviation(name, group, in_cycle, before)
-                        daily = self._daily_mean(deviation)
-                        trends["z_before"] = _trend(daily[seen], scatter, count[seen])["t_7d"]
-                    for trend, series in trends.items():
-                        found[group][trend][row, wanted] = series[columns - seen.start]
-        for group, names in channels.items():
-            for row, name in enumerate(names):
-                spoilt = self.spoilt(name.partition(":")[0])
-                for trends in found[group].values():
-                    trends[row, spoilt] = np.nan
-        return {group: _fuse_rows(trends) for group, trends in found.items()}
+            if before is not None:
+                shown = self._shown(names, near, before, first, end)
+                trends["z_before"] = _trend(shown.daily, shown.scatter[:, None], shown.count)["t_7d"]
+            for trend, series in trends.items():
+                found[trend][:, wanted] = series[:, columns - first]
+        for row, (name, _) in enumerate(names):
+            spoilt = self.spoilt(name.partition(":")[0])
+            for series in found.values():
+                series[row, spoilt] = np.nan
+        rows = {group: [row for row, (_, of) in enumerate(names) if of == group] for group in channels}
+        return {group: {trend: _nan_max(series[of]) for trend, series in found.items()} for group, of in rows.items()}
 
-    def _deviation(self, name: str, group: str, in_cycle: np.ndarray, in_baseline: np.ndarray) -> tuple[np.ndarray, float]:
-        """What each operation of the cycle shows beyond what the baseline explains, and the baseline's own scatter."""
-        ops = self.operations
-        value = ops[name]
-        key = name.partition(":")[0]
-        believable = self.health.believable(key)[self.row_of]
-        in_baseline = in_baseline & believable
-        load = _filled(ops["load"], in_baseline)
-        if group == "temperature":
-            bias = self.health.bias_k[self.health.channels.index(key)][self.row_of]
-            start = ops[name.replace(":max", ":start")]
-            # Newton: the rise goes towards what load and house would make it, the faster the further it is from there
-            quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
-            house = _filled(ops["ambient_temperature"] - (start - bias), in_baseline)
-            target = value - start
-            explained_by = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
-        else:
-            target = np.log(np.maximum(value, 1e-6))
-            head = _filled(ops["head"], in_baseline)
-            opening = _filled(ops["opening"], in_baseline)
-            span = np.nanmax(np.where(in_baseline, opening, np.nan), initial=0.0)
-            # the jet under a leaf that is nearly closed shakes it
-            explained_by = [load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))]
-        fit_on = in_baseline & np.isfinite(target)
-        predicted, scatter = _ridge(np.column_stack(explained_by), target, fit_on)
-        n = fit_on.sum()
-        prior = _PRIOR_SCATTER[group]
-        scatter = float(np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS)))
-        deviation = np.where(in_cycle & believable & (n > 0), target - predicted, np.nan)
-        return _pulled_in(deviation, 3.0 * scatter), scatter
-
-    def _newest(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """At each day boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest."""
-        known = np.flatnonzero(np.isfinite(z))
-        last = np.searchsorted(self.started[known], self.origin + np.arange(self.n_days + 1) * DAY_MS, side="left")
-        padded = np.concatenate([np.full(5, np.nan), z[known]])
-        five = np.lib.stride_tricks.sliding_window_view(padded, 5)[last]
-        when = np.concatenate([[-np.inf], self.started[known]])[last]
-        fresh = self.origin + np.arange(self.n_days + 1) * DAY_MS - when <= _REMEMBER_DAYS * DAY_MS
-        mean = _nan_mean(five[:, -3:], axis=1)
-        return {"now": np.where(fresh, mean, np.nan), "low": np.where(fresh, np.sort(five, axis=1)[:, 1], np.nan)}
-
-    def _daily_count(self, per_operation: np.ndarray) -> np.ndarray:
-        use = np.isfinite(per_operation) & (self.day >= 0)
-        return np.bincount(self.day[use].astype(int), minlength=self.n_days).astype(float)
+    def _shown(self, names: Sequence[tuple[str, str]], near: np.ndarray, baseline: np.ndarray, first: int, end: int) -> _Shown:
+        """What the operations of some days show beyond a baseline, for each column of evidence and day from `first` to `end`."""
+        some = np.flatnonzero(near | baseline)
+        ops = {name: column[some] for name, column in self.operations.items()}
+        fit_on, started, day = baseline[some], self.started[some], self.day[some] - first
+        near = near[some]
+        load, opening, head = (_filled(ops[name], fit_on) for name in ("load", "opening", "head"))
+        span = np.nanmax(np.where(fit_on, opening, np.nan), initial=0.0)
+        # the jet under a leaf that is nearly closed shakes it
+        context = np.column_stack([load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))])
+        shown = _Shown.empty(len(names), end - first)
+        boundaries_ms = self.origin + np.arange(first, end + 1) * DAY_MS
+        for row, (name, group) in enumerate(names):
+            key = name.partition(":")[0]
+            rows = self.row_of[some]
+            believable = self.health.believable(key)[rows]
+            if group == "temperature":
+                bias = self.health.bias_k[self.health.channels.index(key)][rows]
+                target, explained_by = _rise(ops, name, bias, load, fit_on)
+            else:
+                target, explained_by = np.log(np.maximum(ops[name], 1e-6)), context
+            known = fit_on & believable & np.isfinite(target)
+            n = known.sum()
+            if not n:
+                continue
+            predicted, scatter = _ridge(explained_by, target, known)
+            prior = _PRIOR_SCATTER[group]
+            shown.scatter[row] = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
+            use = np.flatnonzero(near & believable & np.isfinite(target))
+            deviation = _pulled_in((target - predicted)[use], started[use], 3.0 * shown.scatter[row])
+            on_grid = day[use] >= 0
+            days = day[use][on_grid].astype(int)
+            shown.count[row] = np.bincount(days, minlength=end - first)
+            total = np.bincount(days, weights=deviation[on_grid], minlength=end - first)
+            shown.daily[row] = np.where(shown.count[row] > 0, total / np.maximum(shown.count[row], 1), np.nan)
+            shown.now[row], shown.low[row] = _newest(deviation / shown.scatter[row], started[use], boundaries_ms)
+        return shown
 
     def _daily_mean(self, per_operation: np.ndarray) -> np.ndarray:
         use = np.isfinite(per_operation) & (self.day >= 0)
@@ -540,7 +547,7 @@ class _GateView:
         levels = {}
         for feature, ending in wanted.items():
             names = [n for n in self.operations if n.split(".")[0] == component and n.endswith(f".{ending}")]
-            daily = [_remembered(self._daily_mean(self.operations[name])) for name in names]
+            daily = [_remembered(_nan_mean(_windows(self._daily_mean(self.operations[name]), 3), axis=-1)) for name in names]
             levels[feature] = _nan_max(np.vstack(daily) if daily else np.full((1, self.n_days + 1), np.nan))
             levels[feature] = levels[feature][self.columns]
         return levels
@@ -557,12 +564,12 @@ class _GateView:
         minutes = np.bincount(day, weights=ops["minutes"][use], minlength=self.n_days)
         daily = {name: self._daily_mean(ops[name]) for name in ("load", "ambient_temperature", "head")}
         columns = {
-            "load_7d": _window(daily["load"], 7, _nan_mean),
-            "operations_7d": _window(count, 7, np.sum),
-            "minutes_7d": _window(minutes, 7, np.sum),
-            "minutes_28d": _window(minutes, 28, np.sum),
-            "ambient_7d": _window(daily["ambient_temperature"], 7, _nan_mean),
-            "head_7d": _window(daily["head"], 7, _nan_mean),
+            "load_7d": _nan_mean(_windows(daily["load"], 7), axis=-1),
+            "operations_7d": _windows(count, 7, fill=0.0).sum(axis=-1),
+            "minutes_7d": _windows(minutes, 7, fill=0.0).sum(axis=-1),
+            "minutes_28d": _windows(minutes, 28, fill=0.0).sum(axis=-1),
+            "ambient_7d": _nan_mean(_windows(daily["ambient_temperature"], 7), axis=-1),
+            "head_7d": _nan_mean(_windows(daily["head"], 7), axis=-1),
         }
         out = {name: series[self.columns] for name, series in columns.items()}
         out["cycle_days"] = np.minimum(cycle_days, 365.0)
@@ -599,14 +606,43 @@ class _GateView:
         }
 
 
-def _pulled_in(deviation: np.ndarray, reach: float) -> np.ndarray:
+def _rise(
+    ops: Mapping[str, np.ndarray], name: str, bias_k: np.ndarray, load: np.ndarray, fit_on: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each operation warmed a point (K), and what explains it.
+
+    Newton: the rise goes towards what load and house would make it, the faster the further the start is from there. Small
+    points follow within minutes, large ones within half an hour; between them lies what a ridge finds.
+    """
+    start = ops[name.replace(":max", ":start")]
+    quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
+    house = _filled(ops["ambient_temperature"] - (start - bias_k), fit_on)
+    columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
+    return ops[name] - start, np.column_stack(columns)
+
+
+def _last_five(values: np.ndarray, started_ms: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+    """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
+    place = last[:, None] + np.arange(-5, 0)
+    inside = place >= 0
+    place = np.maximum(place, 0)
+    if not len(values):
+        return np.full(place.shape, np.nan)
+    fresh = at_ms[:, None] - started_ms[place] <= _REMEMBER_DAYS * DAY_MS
+    return np.where(inside & fresh, values[place], np.nan)
+
+
+def _pulled_in(deviation: np.ndarray, started_ms: np.ndarray, reach: float) -> np.ndarray:
     """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
-    known = np.flatnonzero(np.isfinite(deviation))
-    out = deviation.copy()
-    padded = np.concatenate([np.full(4, np.nan), deviation[known]])
-    middle = sensor_health.quantile(np.lib.stride_tricks.sliding_window_view(padded, 5), 0.5) if len(known) else deviation[known]
-    out[known] = np.clip(deviation[known], middle - reach, middle + reach)
-    return out
+    five = _last_five(deviation, started_ms, np.arange(1, len(deviation) + 1), started_ms)
+    middle = sensor_health.quantile(five, 0.5)
+    return np.asarray(np.clip(deviation, middle - reach, middle + reach))
+
+
+def _newest(z: np.ndarray, started_ms: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At each boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest of five."""
+    five = _last_five(z, started_ms, np.searchsorted(started_ms, boundaries_ms, side="left"), boundaries_ms)
+    return _nan_mean(five[:, -3:], axis=1), np.sort(five, axis=1)[:, 1]
 
 
 def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
@@ -639,50 +675,44 @@ def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> 
     return predicted, scatter
 
 
-def _trend(daily: np.ndarray, scatter: float, count: np.ndarray) -> dict[str, np.ndarray]:
-    """Windows over a daily series; element t of each result uses days before t only (length: days + 1)."""
-    mean = {days: _window(daily, days, _nan_mean) for days in _WINDOWS}
-    newest = _remembered(daily)
-    days_over = _window(newest[1:] / scatter > OVER_Z, LOOK_BACK_DAYS, np.sum).astype(float)
+def _trend(daily: np.ndarray, scatter: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:
+    """Windows over daily series (a row each); element t of each result uses days before t only (one more than days)."""
+    mean = {days: _nan_mean(_windows(daily, days), axis=-1) for days in _WINDOWS}
+    newest = _remembered(mean[3])
+    over = (newest[:, 1:] / scatter > OVER_Z).astype(float)
+    days_over = _windows(over, LOOK_BACK_DAYS, fill=0.0).sum(axis=-1)
+    slopes = {days: _slope(_windows(daily, days)) for days in (7, 14, 30)}
+    highest = _nan_max(np.moveaxis(_windows(mean[7], LOOK_BACK_DAYS), -1, 0))[:, 1:]
     return {
         "dev": newest,
         "dev_7d": mean[7],
         "dev_14d": mean[14],
-        "slope_7d": _slope(daily, 7),
-        "slope_14d": _slope(daily, 14),
-        "slope_30d": _slope(daily, 30),
+        "slope_7d": slopes[7],
+        "slope_14d": slopes[14],
+        "slope_30d": slopes[30],
         "diff_3_14": newest - mean[14],
         "diff_7_30": mean[7] - mean[30],
         "z": newest / scatter,
         # as if the operations of one day were half alike: ten of them are worth less than ten days
-        "t_7d": mean[7] / scatter * np.sqrt(_window(np.sqrt(count), 7, np.sum)),
+        "t_7d": mean[7] / scatter * np.sqrt(_windows(np.sqrt(count), 7, fill=0.0).sum(axis=-1)),
         "days_over": days_over,
-        "fall": np.where(np.isfinite(mean[7]), _highest(mean[7]) - mean[7], np.nan),
+        "fall": np.where(np.isfinite(mean[7]), highest - mean[7], np.nan),
         "rate": mean[7] / (days_over + 7.0),
     }
 
 
-def _highest(series: np.ndarray) -> np.ndarray:
-    """Greatest of the last 60 values up to each one; NaN where none is known."""
-    padded = np.concatenate([np.full(LOOK_BACK_DAYS - 1, np.nan), series])
-    return _nan_max(np.lib.stride_tricks.sliding_window_view(padded, LOOK_BACK_DAYS).T)
-
-
-def _remembered(daily: np.ndarray) -> np.ndarray:
+def _remembered(mean_3d: np.ndarray) -> np.ndarray:
     """Mean of the last 3 days; a gate that rests keeps its last one for 14 days."""
-    mean = _window(daily, 3, _nan_mean)
-    position = np.where(np.isfinite(mean), np.arange(len(mean)), -1)
-    last = np.maximum.accumulate(position)
-    fresh = (last >= 0) & (np.arange(len(mean)) - last <= _REMEMBER_DAYS)
-    return np.where(fresh, mean[np.maximum(last, 0)], np.nan)
+    place = np.arange(mean_3d.shape[-1])
+    last = np.maximum.accumulate(np.where(np.isfinite(mean_3d), place, -1), axis=-1)
+    fresh = (last >= 0) & (place - last <= _REMEMBER_DAYS)
+    return np.where(fresh, np.take_along_axis(mean_3d, np.maximum(last, 0), axis=-1), np.nan)
 
 
-def _window(daily: np.ndarray, days: int, reduce: Callable[..., np.ndarray]) -> np.ndarray:
-    """`reduce` over the `days` days before each day boundary 0..n; days before the series are NaN (0 when counted)."""
-    fill = 0.0 if reduce in (np.sum, np.mean) else np.nan
-    padded = np.concatenate([np.full(days, fill), daily])
-    out: np.ndarray = reduce(np.lib.stride_tricks.sliding_window_view(padded, days), axis=1)
-    return out
+def _windows(daily: np.ndarray, days: int, fill: float = np.nan) -> np.ndarray:
+    """The `days` days before each day boundary 0..n, as one more axis; days before the series are `fill`."""
+    padded = np.concatenate([np.full((*daily.shape[:-1], days), fill), daily], axis=-1)
+    return np.lib.stride_tricks.sliding_window_view(padded, days, axis=-1)
 
 
 def _nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:
@@ -698,19 +728,15 @@ def _nan_max(rows: np.ndarray) -> np.ndarray:
     return np.where(known.any(axis=0), greatest, np.nan)
 
 
-def _slope(daily: np.ndarray, days: int) -> np.ndarray:
-    """Least-squares slope per day over a window, pulled to 0 when few days are known (as if 10 day² of level ground)."""
-    padded = np.concatenate([np.full(days, np.nan), daily])
-    y = np.lib.stride_tricks.sliding_window_view(padded, days)
-    known = np.isfinite(y)
-    n = np.maximum(known.sum(axis=1), 1)
-    x = np.arange(days, dtype=float)
-    mean_x = (known * x).sum(axis=1) / n
-    mean_y = np.where(known, y, 0.0).sum(axis=1) / n
-    dx = np.where(known, x - mean_x[:, None], 0.0)
-    dy = np.where(known, y - mean_y[:, None], 0.0)
-    slope = (dx * dy).sum(axis=1) / ((dx * dx).sum(axis=1) + 10.0)
-    return np.where(known.any(axis=1), slope, np.nan)
+def _slope(windows: np.ndarray) -> np.ndarray:
+    """Least-squares slope per day over windows, pulled to 0 when few days are known (as if 10 day² of level ground)."""
+    known = np.isfinite(windows)
+    n = np.maximum(known.sum(axis=-1), 1)
+    x = np.arange(windows.shape[-1], dtype=float)
+    y = np.where(known, windows, 0.0)
+    sum_x, sum_y = known @ x, y.sum(axis=-1)
+    slope = (y @ x - sum_x * sum_y / n) / (known @ x**2 - sum_x**2 / n + 10.0)
+    return np.where(known.any(axis=-1), slope, np.nan)
 
 
 def _fuse_rows(trends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

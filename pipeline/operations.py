@@ -166,7 +166,7 @@ class _Samples:
             resting = self.operation < 0
             alike = ~resting | (resting & np.append(False, resting[:-1]) & np.append(resting[1:], False))
             near = alike & (apart_ms <= np.where(resting, 2 * GAP_MS, GAP_MS / 4))
-            return near & (value > np.fmax(before, after) + SPIKE_K)
+            return np.asarray(near & (value > np.fmax(before, after) + SPIKE_K))
         same_before = np.append(False, self.operation[1:] == self.operation[:-1])
         same_after = np.append(same_before[1:], False)
         beside = np.fmax(np.where(same_before, before, np.nan), np.where(same_after, after, np.nan))
@@ -228,7 +228,7 @@ def _stood(ts_ms: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarra
     # a day is cut alone: what moved before its midnight is not known
     since = np.where(before >= 0, ends[np.maximum(before, 0)] if len(ends) else 0, -1)
     midnight = ts_ms // DAY_MS * DAY_MS
-    return ts_ms - np.maximum(since, midnight)
+    return np.asarray(ts_ms - np.maximum(since, midnight))
 
 
 def grouped_median(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:

@@ -310,7 +310,7 @@ def _is_near(expected: Floats, shown: Floats, usual: Floats) -> Bools:
 def _is_scaled(shown: Floats, usual: Floats, factor: float, slack: float = 0.7) -> Bools:
     with np.errstate(divide="ignore", invalid="ignore"):
         step = np.log(shown / usual)
-    return np.abs(step + np.log(factor)) < min(slack, np.abs(np.log(factor)) / 2)
+    return np.asarray(np.abs(step + np.log(factor)) < min(slack, abs(float(np.log(factor))) / 2))
 
 
 def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
@@ -435,7 +435,7 @@ def _dropout(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
 def _silent_in_motion(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
     """A channel that reports in motion only has missed the last day's operations."""
     most_op, _, usual_op, usual_rest = _habits(table, fits)
-    return (usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0)
+    return np.asarray((usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0))
 
 
 def _spikes(table: _Table, operations: Ints) -> Bools:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from threadpoolctl import threadpool_limits
 
 from models import registry
-from models.forecast import Forecaster, feature_matrix, in_steps, normal_scores
+from models.forecast import Forecaster, feature_matrix, in_steps, scale
 from pipeline import historian, simulator, transfer
 from pipeline.dataset import open_dataset
 from pipeline.errors import BadInput
@@ -85,7 +85,7 @@ def _score(
 
 def _predict(forecaster: Forecaster, rows: pd.DataFrame, repeats: int) -> tuple[Figure, Figure]:
     """Forecast the same rows through the project's layer and by the bare trees, in turn."""
-    z = in_steps(normal_scores(feature_matrix(rows, forecaster.features), forecaster.parts))
+    z = in_steps(scale(feature_matrix(rows, forecaster.features), forecaster.parts))
     asked = [np.column_stack([z, np.full(len(z), horizon)]) for horizon in forecaster.horizons_d]
     trees = forecaster.parts["trees"]
     rates: dict[str, list[float]] = {"layer": [], "bare": []}
