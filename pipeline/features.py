@@ -44,7 +44,24 @@ GROUPS: dict[str, tuple[str, ...]] = {
 OWN_GROUPS = ("velocity", "high", "acceleration", "peak", "impulse", "temperature")
 _GROUP_OF = {quantity: group for group, quantities in GROUPS.items() for quantity in quantities}
 
-_TREND = ("dev", "dev_7d", "dev_14d", "slope_7d", "slope_14d", "slope_30d", "diff_3_14", "diff_7_30", "z", "t_7d", "days_over", "fall", "rate", "z_before", "now", "low")
+_TREND = (
+    "dev",
+    "dev_7d",
+    "dev_14d",
+    "slope_7d",
+    "slope_14d",
+    "slope_30d",
+    "diff_3_14",
+    "diff_7_30",
+    "z",
+    "t_7d",
+    "days_over",
+    "fall",
+    "rate",
+    "z_before",
+    "now",
+    "low",
+)
 _CONTEXT = (
     "load_7d",
     "operations_7d",
@@ -105,7 +122,15 @@ WITHOUT_REPAIR_DAYS = 30
 _ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
 # scatter expected of a healthy channel, and the worth of that expectation in operations
-_PRIOR_SCATTER = {"velocity": 0.12, "high": 0.15, "acceleration": 0.12, "peak": 0.15, "impulse": 0.15, "temperature": 1.5, "current": 0.03}
+_PRIOR_SCATTER = {
+    "velocity": 0.12,
+    "high": 0.15,
+    "acceleration": 0.12,
+    "peak": 0.15,
+    "impulse": 0.15,
+    "temperature": 1.5,
+    "current": 0.03,
+}
 _PRIOR_OPERATIONS = 8.0
 _RIDGE = 3.0
 HEATING_MINUTES = (8.0, 30.0)

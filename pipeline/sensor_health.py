@@ -442,7 +442,10 @@ def _spikes(table: _Table, operations: Ints) -> Bools:
     """More lone spikes than now and then one, over the last operations or, where they are rarer, over three times as many."""
     spikes, n = table.count("spikes"), table.count("n_spiky")
     found = np.zeros(spikes.shape, dtype=bool)
-    for window, enough in ((_window_starts(operations, OPERATIONS), SPIKES), (_window_starts(operations, 3 * OPERATIONS), SPIKES + 1)):
+    for window, enough in (
+        (_window_starts(operations, OPERATIONS), SPIKES),
+        (_window_starts(operations, 3 * OPERATIONS), SPIKES + 1),
+    ):
         times = _sum(spikes, window)
         found |= (times >= enough) & (times >= SPIKE_SHARE * _sum(n, window))
     return found
