@@ -29,7 +29,7 @@ CHAMPION := 2026.11.2
 champion: .venv/dev  ## remake the shipped model from its simulated fleet
 	rm -rf build/champion build/registry
 	$(BIN)/sluicewatch simulate --to build/champion --gates 600 --days 720 --seed 2026 --jobs 2
-	$(BIN)/sluicewatch train build/champion --registry build/registry --name $(CHAMPION)
+	$(BIN)/sluicewatch train build/champion --registry build/registry --name $(CHAMPION) --jobs 2
 	$(BIN)/sluicewatch models promote $(CHAMPION) --registry build/registry
 	rm -rf models/artifacts && cp -r build/registry models/artifacts
 

@@ -395,16 +395,16 @@ def fit(
         )
     rng = np.random.default_rng(seed)
     teaching = _teaching(labels, usable, settings.healthy_rows, rng)
-    x = feature_matrix(rows, features)
-    used = np.unique(teaching.place)
+    used = np.unique(np.append(teaching.place, np.flatnonzero(failures >= 0)))
+    x = feature_matrix(rows.iloc[used], features)
+    at = np.searchsorted(used, teaching.place)
     with threadpool_limits(limits=1):
-        parts = _fit_scale(x[used])
-        z = scale(x[used], parts)
-        at = np.searchsorted(used, teaching.place)
+        parts = _fit_scale(x)
+        z = scale(x, parts)
         parts["trees"] = _fit_trees(in_steps(z)[at], teaching, settings, n_failures, seed)
         kinds = kinds_of(rows["component"])
         parts["logistic"] = _fit_logistics(with_hinges(z)[at], teaching, settings, kinds[teaching.place], failures)
-        modes = _fit_modes(x, labels, failures, parts)
+        modes = _fit_modes(z, labels.iloc[used], failures[used])
     if modes is not None:
         parts["modes"] = modes
     base_per_day, sudden_per_day, seen_modes = _rates(rows, labels, history)
@@ -507,7 +507,7 @@ def _fit_logistics(
     return fitted
 
 
-def _fit_modes(x: FloatArray, labels: pd.DataFrame, failures: IntArray, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _fit_modes(z: FloatArray, labels: pd.DataFrame, failures: IntArray) -> dict[str, Any] | None:
     """Multinomial logistic regression over the last 21 days before failures, each failure weighing the same."""
     mode = labels["failure_mode"].to_numpy()
     at = np.flatnonzero((failures >= 0) & (mode != ""))
@@ -518,7 +518,7 @@ def _fit_modes(x: FloatArray, labels: pd.DataFrame, failures: IntArray, parts: M
     model = LogisticRegression(C=1.0, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(_typical_where_unknown(scale(x[at], parts)), mode[at].astype(str), sample_weight=weight)
+        model.fit(_typical_where_unknown(z[at]), mode[at].astype(str), sample_weight=weight)
     weights, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row of weights for two classes
         weights, intercepts = np.vstack([-weights, weights]) / 2, np.append(-intercepts, intercepts) / 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -77,6 +78,7 @@ def train(
     rows: pd.DataFrame | None = None,
     settings: Settings | None = None,
     created_at: datetime | None = None,
+    jobs: int = 1,
 ) -> Candidate:
     """Train on a dataset and register the result as a new version.
 
@@ -88,6 +90,7 @@ def train(
     seed : the same dataset, seed and library versions give the same predictions
     rows : feature rows of this dataset, when they are at hand already
     created_at : stored in the manifest; left out, the manifest too is the same each time
+    jobs : processes that make feature rows; the result is the same
 
     Raises
     ------
@@ -97,7 +100,7 @@ def train(
     registry.check_free(registry_dir, name)
     say = progress or _silent
     if rows is None:
-        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of))
+        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs)
     if rows.empty:
         raise TrainingError("the dataset has no readings to make features of")
     observed_until = _ends_of(rows)
@@ -108,7 +111,7 @@ def train(
     teaching = rows[split.teaches(rows)].reset_index(drop=True)
     testing = rows[split.tests(rows)].reset_index(drop=True)
 
-    forecaster, out_of_fold = _fit_and_calibrate(teaching, history, observed_until, failures, seed, settings, say)
+    forecaster, out_of_fold = _fit_and_calibrate(teaching, history, observed_until, failures, seed, settings, say, jobs)
     forecaster = replace(forecaster, version=name)
     shipped = registry.shipped_policy()
     policy = tune(
@@ -285,30 +288,37 @@ def _fit_and_calibrate(
     seed: int,
     settings: Settings | None,
     say: Progress,
+    jobs: int,
 ) -> tuple[Forecaster, pd.DataFrame]:
     """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it."""
     here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
-    folds = gate_folds(here, FOLDS, seed=seed)
-    log_odds: FloatArray = np.full((len(rows), 0), np.nan)
-    fitted: list[tuple[Forecaster, npt.NDArray[np.bool_]]] = []
-    for number, fold in enumerate(folds):
-        say("fit", number, len(folds) + 1)
-        inside = rows["gate_id"].isin(fold).to_numpy()
-        forecaster = fit(rows[~inside], history, observed_until, features=FEATURES, seed=seed, settings=settings)
-        if not log_odds.size:
-            log_odds = np.full((len(rows), len(forecaster.horizons_d)), np.nan)
-        log_odds[inside] = forecaster.log_odds(rows[inside])
-        fitted.append((forecaster, inside))
-    say("fit", len(folds), len(folds) + 1)
-    final = fit(rows, history, observed_until, features=FEATURES, seed=seed, settings=settings)
-    say("fit", len(folds) + 1, len(folds) + 1)
+    masks = [rows["gate_id"].isin(fold).to_numpy() for fold in gate_folds(here, FOLDS, seed=seed)]
+    say("fit", 0, len(masks) + 1)
+
+    def fitted(held_out: npt.NDArray[np.bool_]) -> tuple[Forecaster, FloatArray]:
+        """A forecaster that has not seen some rows, and its log-odds of them at the calibrated horizons."""
+        forecaster = fit(rows[~held_out], history, observed_until, features=FEATURES, seed=seed, settings=settings)
+        forecaster = replace(forecaster, horizons_d=CALIBRATED_AT_D)
+        return forecaster, forecaster.log_odds(rows[held_out])
+
+    # scikit-learn leaves the interpreter alone while it fits, so threads are enough; a process would need its own rows
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        whole = pool.submit(fit, rows, history, observed_until, features=FEATURES, seed=seed, settings=settings)
+        folds = []
+        for forecaster, held_out_log_odds in pool.map(fitted, masks):
+            folds.append((forecaster, held_out_log_odds))
+            say("fit", len(folds), len(masks) + 1)
+        final = whole.result()
+    say("fit", len(masks) + 1, len(masks) + 1)
+    log_odds = np.full((len(rows), len(CALIBRATED_AT_D)), np.nan)
+    for mask, (_, held_out_log_odds) in zip(masks, folds, strict=True):
+        log_odds[mask] = held_out_log_odds
     labels = label(rows, history, observed_until)
-    at = [final.horizons_d.index(h) for h in CALIBRATED_AT_D]
     y = np.column_stack([outcome(labels, h) for h in CALIBRATED_AT_D])
-    final = calibrate(final, log_odds[:, at], y, failure_count(rows, labels))
+    final = calibrate(final, log_odds, y, failure_count(rows, labels))
     parts = [
-        replace(forecaster, slope=final.slope, intercept=final.intercept).assemble(rows[inside], log_odds[inside])
-        for forecaster, inside in fitted
+        replace(forecaster, slope=final.slope, intercept=final.intercept).assemble(rows[mask], log_odds[mask])
+        for mask, (forecaster, _) in zip(masks, folds, strict=True)
     ]
     return final, pd.concat(parts, ignore_index=True)
 

@@ -158,7 +158,7 @@ class _Samples:
     def spikes(self, quantity: str) -> np.ndarray:
         """Which samples stand alone, far above what is beside them."""
         value, spiky = self.value, np.zeros(len(self.value), dtype=bool)
-        if len(value) < 3 or not quantity.endswith("temperature") and quantity not in SCALED:
+        if len(value) < 3 or (not quantity.endswith("temperature") and quantity not in SCALED):
             return spiky
         before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
         if quantity.endswith("temperature"):

@@ -16,7 +16,8 @@ from service.cli.parts import make_folder, option, registry_option, staged_progr
 @registry_option
 @option("--name", required=True, help="Name of the new version.")
 @option("--seed", type=int, default=0, show_default=True, help="Same data, seed and versions: same predictions.")
-def train(folder: Path, registry: Path, name: str, seed: int) -> None:
+@option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processor cores to use.")
+def train(folder: Path, registry: Path, name: str, seed: int, jobs: int) -> None:
     """Train a model on a dataset folder, judge it on gates it has not seen, and register it.
 
     \b
@@ -26,7 +27,7 @@ def train(folder: Path, registry: Path, name: str, seed: int) -> None:
     from pipeline.dataset import open_dataset
 
     with staged_progress() as progress:
-        candidate = fit(open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress)
+        candidate = fit(open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress, jobs=jobs)
     click.echo(candidate.table)
     click.echo(
         f"registered as {candidate.version} in {registry}; `sluicewatch models promote {candidate.version}` puts it to work"
