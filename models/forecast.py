@@ -62,6 +62,9 @@ FEWEST_OF_A_KIND = 8
 POOLED = ""
 """The logistic regression of all kinds together; it stands in for kinds that have none of their own."""
 
+RICH = ("acceleration_z", "impulse_z", "current_z", "load_7d")
+"""Features that a station with vibration velocity and temperature alone does not have."""
+
 MOST_SCALED = 6.0
 STEPS = 20
 """The trees see scaled features in steps of 1/20: with so few different values they need not choose their bins by weighted
@@ -179,7 +182,7 @@ class Forecaster:
         if scored.any():
             with threadpool_limits(limits=1):
                 z = scale(x[scored], self.parts)
-                kinds = kinds_of(rows["component"][scored])
+                kinds = kinds_of(rows[scored])
                 out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z) + LOGISTIC_SHARE * self._logistic(z, kinds)
         return out
 
@@ -319,9 +322,14 @@ def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
     return np.array([np.interp(days, knots, np.eye(len(knots))[i]) for i in range(1, len(knots))])
 
 
-def kinds_of(components: pd.Series) -> npt.NDArray[np.str_]:
-    """The kind of each component; a name of the user's own is of kind ``other``."""
-    return np.asarray(components.where(components.isin(COMPONENT_KINDS), "other"), dtype=np.str_)
+def kinds_of(rows: pd.DataFrame) -> npt.NDArray[np.str_]:
+    """The kind of each row's component, by which it gets its logistic regression; a name of the user's own is ``other``.
+
+    Rows of a gate that measures nothing of `RICH` are of a ``bare`` kind of their own: what stands for more there is less.
+    """
+    kinds = rows["component"].where(rows["component"].isin(COMPONENT_KINDS), "other").to_numpy(dtype=str)
+    rich = rows[[name for name in RICH if name in rows]].notna().any(axis=1).to_numpy(dtype=bool)
+    return np.where(rich, kinds, np.char.add("bare ", kinds))
 
 
 def scale(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
@@ -371,7 +379,8 @@ def fit(
 
     Parameters
     ----------
-    rows : DataFrame, one row per (gate_id, component, as_of), as `Forecaster.predict` takes them
+    rows : DataFrame, one row per (gate_id, component, as_of), as `Forecaster.predict` takes them; a second one of the same
+        three is the same day as a poorer station would have seen it
     maintenance : records of these gates
     observed_until : mapping from gate_id to the end of that gate's record
     features : feature columns to learn from
@@ -402,12 +411,13 @@ def fit(
         parts = _fit_scale(x)
         z = scale(x, parts)
         parts["trees"] = _fit_trees(in_steps(z)[at], teaching, settings, n_failures, seed)
-        kinds = kinds_of(rows["component"])
+        kinds = kinds_of(rows)
         parts["logistic"] = _fit_logistics(with_hinges(z)[at], teaching, settings, kinds[teaching.place], failures)
         modes = _fit_modes(z, labels.iloc[used], failures[used])
     if modes is not None:
         parts["modes"] = modes
-    base_per_day, sudden_per_day, seen_modes = _rates(rows, labels, history)
+    once = ~rows.duplicated(["gate_id", "component", "as_of"])
+    base_per_day, sudden_per_day, seen_modes = _rates(rows[once], labels[once], history)
     return Forecaster(
         features=tuple(features),
         horizons_d=HORIZONS_D,

@@ -33,6 +33,11 @@ from pipeline.features import FEATURES, from_dataset
 
 FOLDS = 4
 CALIBRATED_AT_D = (7, 14, 21)
+
+BARE = ("velocity_rms", "temperature")
+"""The least a gate must measure (DATASET.md)."""
+
+BARE_EVERY = 2
 GOLDEN_DAYS = 12
 
 Progress = Callable[[str, int, int], None]
@@ -111,7 +116,8 @@ def train(
     teaching = rows[split.teaches(rows)].reset_index(drop=True)
     testing = rows[split.tests(rows)].reset_index(drop=True)
 
-    forecaster, out_of_fold = _fit_and_calibrate(teaching, history, observed_until, failures, seed, settings, say, jobs)
+    bare = _bare_rows(dataset, split, jobs, say)
+    forecaster, out_of_fold = _fit_and_calibrate(teaching, bare, history, observed_until, failures, seed, settings, say, jobs)
     forecaster = replace(forecaster, version=name)
     shipped = registry.shipped_policy()
     policy = tune(
@@ -280,8 +286,27 @@ def _silent(stage: str, done: int, of: int) -> None:
     """Nobody is watching."""
 
 
+def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress) -> pd.DataFrame:
+    """Some of the teaching gates once more, as a station with nothing but `BARE` would see them.
+
+    Stations differ in what they measure; a model that has only seen rich ones makes nonsense of poor ones.
+    """
+    if set(dataset.channels["quantity"]) <= set(BARE):
+        return pd.DataFrame()
+    shared = sorted(split.development)[::BARE_EVERY]
+    rows = from_dataset(
+        dataset,
+        progress=lambda done, of: say("features of poorer stations", done, of),
+        jobs=jobs,
+        gate_ids=shared,
+        quantities=BARE,
+    )
+    return rows[split.teaches(rows)] if len(rows) else rows
+
+
 def _fit_and_calibrate(
     rows: pd.DataFrame,
+    bare: pd.DataFrame,
     history: History,
     observed_until: Mapping[str, datetime],
     failures: Mapping[str, int],
@@ -290,20 +315,28 @@ def _fit_and_calibrate(
     say: Progress,
     jobs: int,
 ) -> tuple[Forecaster, pd.DataFrame]:
-    """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it."""
+    """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it.
+
+    `bare` rows only teach.
+    """
     here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
     masks = [rows["gate_id"].isin(fold).to_numpy() for fold in gate_folds(here, FOLDS, seed=seed)]
     say("fit", 0, len(masks) + 1)
 
+    def learn(held_out: npt.NDArray[np.bool_]) -> Forecaster:
+        poor = bare[~bare["gate_id"].isin(rows["gate_id"][held_out].unique())] if len(bare) else bare
+        seen = pd.concat([rows[~held_out], poor], ignore_index=True)
+        return fit(seen, history, observed_until, features=FEATURES, seed=seed, settings=settings)
+
     def fitted(held_out: npt.NDArray[np.bool_]) -> tuple[Forecaster, FloatArray]:
-        """A forecaster that has not seen some rows, and its log-odds of them at the calibrated horizons."""
-        forecaster = fit(rows[~held_out], history, observed_until, features=FEATURES, seed=seed, settings=settings)
+        """A forecaster that has not seen some gates, and its log-odds of them at the calibrated horizons."""
+        forecaster = learn(held_out)
         forecaster = replace(forecaster, horizons_d=CALIBRATED_AT_D)
         return forecaster, forecaster.log_odds(rows[held_out])
 
     # scikit-learn leaves the interpreter alone while it fits, so threads are enough; a process would need its own rows
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        whole = pool.submit(fit, rows, history, observed_until, features=FEATURES, seed=seed, settings=settings)
+        whole = pool.submit(learn, np.zeros(len(rows), dtype=bool))
         folds = []
         for forecaster, held_out_log_odds in pool.map(fitted, masks):
             folds.append((forecaster, held_out_log_odds))

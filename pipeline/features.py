@@ -180,10 +180,16 @@ def from_dataset(
     as_ofs: Sequence[datetime] | None = None,
     progress: Callable[[int, int], None] | None = None,
     jobs: int = 1,
+    gate_ids: Sequence[str] | None = None,
+    quantities: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Feature rows of every gate of a dataset at each of `as_ofs` (default: every midnight its readings cover).
+    """Feature rows of the gates of a dataset at each of `as_ofs` (default: every midnight their readings cover).
 
-    `jobs` processes share the gates; the rows are the same.
+    Parameters
+    ----------
+    jobs : processes that share the gates; the rows are the same
+    gate_ids : these gates only
+    quantities : as a station would see it that measures nothing but these
 
     Returns
     -------
@@ -191,8 +197,8 @@ def from_dataset(
         As `build`, for all gates, sorted by gate, component and time.
     """
     parts = []
-    gate_ids = dataset.gate_ids
-    for done, rows in enumerate(_each_gate(dataset, as_ofs, jobs), start=1):
+    gate_ids = dataset.gate_ids if gate_ids is None else gate_ids
+    for done, rows in enumerate(_each_gate(gate_ids, partial(_of_gate, dataset, as_ofs, quantities), jobs), start=1):
         if len(rows):
             parts.append(rows)
         if progress is not None:
@@ -200,25 +206,28 @@ def from_dataset(
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
 
 
-def _each_gate(dataset: Dataset, as_ofs: Sequence[datetime] | None, jobs: int) -> Iterator[pd.DataFrame]:
-    work = partial(_of_gate, dataset, as_ofs)
+def _each_gate(gate_ids: Sequence[str], work: Callable[[str], pd.DataFrame], jobs: int) -> Iterator[pd.DataFrame]:
     if jobs <= 1:
-        yield from map(work, dataset.gate_ids)
+        yield from map(work, gate_ids)
         return
     with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, dataset.gate_ids, chunksize=4)
+        yield from pool.map(work, gate_ids, chunksize=4)
 
 
-def _of_gate(dataset: Dataset, as_ofs: Sequence[datetime] | None, gate_id: str) -> pd.DataFrame:
-    history = history_of(dataset, gate_id)
+def _of_gate(dataset: Dataset, as_ofs: Sequence[datetime] | None, quantities: Sequence[str] | None, gate_id: str) -> pd.DataFrame:
+    history = history_of(dataset, gate_id, quantities)
     if not len(history.days):
         return pd.DataFrame()
     return build(history, _midnights(history.days) if as_ofs is None else as_ofs)
 
 
-def history_of(dataset: Dataset, gate_id: str) -> GateHistory:
-    """Cut one gate's readings of a dataset into operations, with its maintenance records beside."""
-    segmented = segment(dataset.readings(gate_id))
+def history_of(dataset: Dataset, gate_id: str, quantities: Sequence[str] | None = None) -> GateHistory:
+    """Cut one gate's readings (of some `quantities`) into operations, with its maintenance records beside."""
+    readings = dataset.readings(gate_id)
+    if quantities is not None:
+        kept = [name for name in readings.columns if quantity_of(name) in quantities]
+        readings = readings[["ts", *kept]].dropna(how="all", subset=kept)
+    segmented = segment(readings)
     gate = dataset.gates[dataset.gates["gate_id"] == gate_id].iloc[0]
     named = {
         *dataset.components.loc[dataset.components["gate_id"] == gate_id, "component"],
@@ -663,9 +672,16 @@ def _rise(
     """
     start = ops[name.replace(":max", ":start")]
     quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
-    house = _filled(ops["ambient_temperature"] - (start - bias_k), fit_on)
+    house = _filled(_house(ops) - (start - bias_k), fit_on)
     columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
     return ops[name] - start, np.column_stack(columns)
+
+
+def _house(ops: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Temperature around the gate at each operation: as measured, else that of the point which was coolest at its start."""
+    starts = [column for name, column in ops.items() if name.endswith("temperature:start")]
+    coolest = -_nan_max(-np.vstack(starts)) if starts else np.full(len(ops["minutes"]), np.nan)
+    return np.where(np.isnan(ops["ambient_temperature"]), coolest, ops["ambient_temperature"])
 
 
 def _last_five(values: np.ndarray, started_ms: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
