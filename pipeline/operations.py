@@ -35,8 +35,8 @@ COLD_AFTER_MS = 3 * 3_600_000
 """A point that has rested this long is about as warm as its house; what it still shows beyond its siblings is bias."""
 
 SPIKE_IN_MOTION, SPIKE_BESIDE, SPIKE_K = 1.8, 1.6, 8.0
-"""A lone sample is a spike at this many times its operation's median and each neighbour (vibration and current, in motion
-only: a neighbour at work shakes a gate at rest), or this many kelvin above both neighbours."""
+"""A lone sample is a spike at this many times its operation's median and its neighbours (vibration and current, in motion
+only: a neighbour at work shakes a gate at rest), or at this many kelvin above both neighbours."""
 
 SCALED = ("velocity_rms", "acceleration_rms", "acceleration_peak", "current")
 """Quantities whose sensor has a gain: what spoils it multiplies."""
@@ -68,11 +68,12 @@ class Segmented:
         ``<key>:start`` (the first value of the operation) and ``<key>:max`` instead. Lone spikes are left out of all.
     days : DataFrame
         One row per UTC day with any reading: ``day_ms``, ``readings`` (rows that day), ``last_ms`` (the newest) and, per
-        channel, what tells whether its sensor is to be believed: ``<key>:n_op`` and ``:n_rest`` (samples in motion and at
-        rest), ``:seen_ms`` (the newest), ``:spikes`` among ``:n_spiky`` samples, ``:top`` (the greatest value in motion) and ``:at_top`` (how many
-        samples equal it), ``:same`` (how many samples up to the last one equal it), ``:same_ops`` (in how many operations),
-        ``:last`` (that value), ``:move`` (mean in motion), ``:flat`` (1 where all at rest are equal) and ``:rest`` (mean at rest without the highest
-        tenth; for temperatures only where the gate has stood for 3 hours).
+        channel, what tells whether its sensor is to be believed, NaN on a day without a sample of it: ``<key>:n_op`` and
+        ``:n_rest`` (samples in motion and at rest), ``:seen_ms`` (the newest), ``:spikes`` among ``:n_spiky`` samples, ``:top``
+        (the greatest value in motion) and ``:at_top`` (how many samples equal it), ``:same`` (how many samples up to the last
+        one equal it), ``:same_ops`` (in how many operations all did), ``:last`` (that value), ``:move`` (mean in motion),
+        ``:flat`` (1 where all at rest are equal) and ``:rest`` (mean at rest without the highest tenth; for temperatures only
+        where the gate has stood for 3 hours).
     """
 
     operations: pd.DataFrame
@@ -126,12 +127,14 @@ def segment(readings: pd.DataFrame) -> Segmented:
             continue
         use = np.flatnonzero(np.isfinite(values[name]))
         samples = _Samples(ts_ms[use], values[name][use], member[use], day[use], stood_ms[use], len(starts), len(day_numbers))
-        days |= {f"{name}:{told}": column for told, column in samples.counted().items()}
+        told = samples.counted()
         spiky = samples.spikes(quantity)
         if quantity not in ("moving", *CONTEXT):
-            operations |= {f"{name}:{told}": column for told, column in samples.described(quantity, spiky).items()}
+            operations |= {f"{name}:{what}": column for what, column in samples.described(quantity, spiky).items()}
         if quantity in JUDGED:
-            days |= {f"{name}:{told}": column for told, column in samples.watched(quantity, spiky).items()}
+            told |= samples.watched(quantity, spiky)
+        silent = np.isnan(told["seen_ms"])
+        days |= {f"{name}:{what}": np.where(silent, np.nan, column) for what, column in told.items()}
     return Segmented(pd.DataFrame(operations), pd.DataFrame(days))
 
 
@@ -148,7 +151,7 @@ class _Samples:
     n_days: int
 
     def counted(self) -> dict[str, np.ndarray]:
-        """How many samples a day has, and when the newest came (NaN where none did)."""
+        """How many samples a day has, and when the newest came."""
         in_motion = self.operation >= 0
         return {
             "n_op": np.bincount(self.day[in_motion], minlength=self.n_days).astype(float),
@@ -159,15 +162,19 @@ class _Samples:
     def spikes(self, quantity: str) -> np.ndarray:
         """Which samples stand alone, far above what is beside them."""
         value, spiky = self.value, np.zeros(len(self.value), dtype=bool)
-        if len(value) < 3 or (not quantity.endswith("temperature") and quantity not in SCALED):
+        if quantity.endswith("temperature"):
+            between = np.arange(1, max(len(value) - 1, 1))
+            before, after = between - 1, between + 1
+            resting, day = self.operation < 0, self.day
+            alike = ~resting[between] | (resting[before] & resting[after])
+            # a day is cut alone: its first and last samples have one neighbour only
+            alike &= (day[before] == day[between]) & (day[between] == day[after])
+            near = self.ts_ms[after] - self.ts_ms[before] <= np.where(resting[between], 2 * GAP_MS, GAP_MS / 4)
+            spiky[between] = alike & near & (value[between] > np.maximum(value[before], value[after]) + SPIKE_K)
+            return spiky
+        if quantity not in SCALED or not len(value):
             return spiky
         before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
-        if quantity.endswith("temperature"):
-            apart_ms = np.append(np.append(np.inf, self.ts_ms[2:] - self.ts_ms[:-2]), np.inf)
-            resting = self.operation < 0
-            alike = ~resting | (resting & np.append(False, resting[:-1]) & np.append(resting[1:], False))
-            near = alike & (apart_ms <= np.where(resting, 2 * GAP_MS, GAP_MS / 4))
-            return np.asarray(near & (value > np.fmax(before, after) + SPIKE_K))
         same_before = np.append(False, self.operation[1:] == self.operation[:-1])
         same_after = np.append(same_before[1:], False)
         beside = np.fmax(np.where(same_before, before, np.nan), np.where(same_after, after, np.nan))

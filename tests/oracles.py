@@ -31,6 +31,75 @@ def operations_of_day(rows: Sequence[Mapping[str, float]]) -> list[list[Mapping[
     return found
 
 
+def spikes_of_day(rows: Sequence[Mapping[str, float]], name: str, hot: bool) -> set[float]:
+    """Instants of one day at which a channel's sample stands alone, far above what is beside it."""
+    samples, found = [row for row in rows if row[name] == row[name]], set()
+    operations = [[row for row in operation if row[name] == row[name]] for operation in operations_of_day(rows)]
+    if not hot:
+        for operation in operations:
+            for i, row in enumerate(operation):
+                beside = [operation[j][name] for j in (i - 1, i + 1) if 0 <= j < len(operation)]
+                typical = statistics.median(other[name] for other in operation)
+                if beside and row[name] > 1.6 * max(beside) and row[name] > 1.8 * typical:
+                    found.add(row["ts_ms"])
+        return found
+    for before, row, after in zip(samples, samples[1:], samples[2:], strict=False):
+        at_rest = row["moving"] < 0.5
+        if at_rest and (before["moving"] > 0.5 or after["moving"] > 0.5):
+            continue
+        apart_min = (after["ts_ms"] - before["ts_ms"]) / 60_000
+        if apart_min <= (40 if at_rest else 5) and row[name] > max(before[name], after[name]) + 8.0:
+            found.add(row["ts_ms"])
+    return found
+
+
+def sensor_day(rows: Sequence[Mapping[str, float]], name: str, hot: bool) -> dict[str, float]:
+    """What one day's rows (``ts_ms``, ``moving``, in order) tell of a channel's sensor (``hot``: a thermometer)."""
+    samples = [row for row in rows if row[name] == row[name]]
+    if not samples:
+        return {}
+    spikes = spikes_of_day(rows, name, hot)
+    moving, resting = [r for r in samples if r["moving"] > 0.5], [r for r in samples if r["moving"] < 0.5]
+    last = samples[-1][name]
+    same = []
+    for row in reversed(samples):
+        if row[name] != last:
+            break
+        same.append(row["ts_ms"])
+    measured = [[row["ts_ms"] for row in op if row[name] == row[name]] for op in operations_of_day(rows)]
+    repeated = [op for op in measured if op and all(ts_ms in same for ts_ms in op)]
+    cold = [r for r in resting if r["ts_ms"] not in spikes and (not hot or _stood_ms(rows, r["ts_ms"]) >= 3 * 3_600_000)]
+    calm = [r[name] for r in moving if r["ts_ms"] not in spikes]
+    low = sorted(r[name] for r in cold)[: len(cold) - len(cold) // 10]
+    found = {
+        "n_op": len(moving),
+        "n_rest": len(resting),
+        "seen_ms": samples[-1]["ts_ms"],
+        "spikes": len(spikes),
+        "n_spiky": len(samples) if hot else len(moving),
+        "at_top": 0,
+        "same": len(same),
+        "same_ops": len(repeated),
+        "last": last,
+    }
+    if moving:
+        found["top"] = max(r[name] for r in moving)
+        found["at_top"] = sum(r[name] == found["top"] for r in moving)
+    if calm:
+        found["move"] = statistics.fmean(calm)
+    if resting:
+        found["flat"] = float(len({r[name] for r in resting}) == 1)
+    if low:
+        found["rest"] = statistics.fmean(low)
+    return {what: float(value) for what, value in found.items()}
+
+
+def _stood_ms(rows: Sequence[Mapping[str, float]], at_ms: float) -> float:
+    """How long the gate has stood, as far as this day tells."""
+    moved = [row["ts_ms"] for row in rows if row["moving"] > 0.5 and row["ts_ms"] <= at_ms]
+    return at_ms - max([*moved, at_ms // DAY_MS * DAY_MS])
+
+
 def merged(rows: Sequence[tuple[int, str, float]]) -> dict[tuple[int, str], float]:
     """Readings (time, channel, value) in any order and number; the greater of two values for one key stays."""
     kept: dict[tuple[int, str], float] = {}

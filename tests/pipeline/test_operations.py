@@ -1,4 +1,6 @@
-"""Operations and rests, against a walk along the rows."""
+"""Operations and days, against a walk along the rows."""
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -20,43 +22,84 @@ def readings_of(rows: list[dict[str, float]]) -> pd.DataFrame:
     return frame.rename(columns={"moving": "motor.moving", "v": "motor.velocity_rms", "t": "motor.winding.temperature"})
 
 
-days_of_rows = st.lists(
-    st.tuples(st.integers(0, 2 * 24 * 60 - 1), st.booleans(), st.floats(0.01, 9.0), st.floats(5.0, 90.0)),
-    min_size=1,
-    max_size=150,
-    unique_by=lambda row: row[0],
+NAN = float("nan")
+KEYS = {"v": "motor.velocity_rms", "t": "motor.winding.temperature"}
+TOLD = ("n_op", "n_rest", "seen_ms", "spikes", "n_spiky", "top", "at_top", "same", "same_ops", "last", "move", "flat", "rest")
+
+# few different values, so that some repeat; high ones among them, so that some are spikes; gaps
+vibrations = st.one_of(st.sampled_from([0.1, 0.1, 0.1, 0.9, 1.0, 1.1, 8.0, NAN]), st.floats(0.01, 9.0))
+temperatures = st.one_of(st.sampled_from([20.0, 20.0, 20.0, 20.1, 31.0, 60.0, NAN]), st.floats(5.0, 90.0))
+days_of_rows = st.builds(
+    lambda dense, sparse: list({row[0]: row for row in [*sparse, *dense]}.values()),
+    st.lists(st.tuples(st.integers(1380, 1500), st.booleans(), vibrations, temperatures), min_size=1, max_size=80),
+    st.lists(st.tuples(st.integers(0, 2 * 24 * 60 - 1), st.booleans(), vibrations, temperatures), max_size=80),
 )
+"""Rows of two days by minute, many of them around the midnight between."""
 
 
-@settings(max_examples=60, deadline=None)
+def rows_of(drawn: list[tuple[int, bool, float, float]]) -> list[dict[str, float]]:
+    return [{"ts_ms": BASE_MS + minute * 60_000, "moving": float(on), "v": v, "t": t} for minute, on, v, t in sorted(drawn)]
+
+
+def by_day(rows: list[dict[str, float]]) -> list[list[dict[str, float]]]:
+    days = [[row for row in rows if (row["ts_ms"] - BASE_MS) // DAY_MS == day] for day in (0, 1)]
+    return [day for day in days if day]
+
+
+@settings(max_examples=80, deadline=None)
 @given(days_of_rows)
 def test_operations_are_what_a_walk_along_the_rows_finds(drawn: list[tuple[int, bool, float, float]]) -> None:
-    rows = [{"ts_ms": BASE_MS + minute * 60_000, "moving": float(on), "v": v, "t": t} for minute, on, v, t in sorted(drawn)]
-    expected = [
-        op for day in (0, 1) for op in oracles.operations_of_day([r for r in rows if (r["ts_ms"] - BASE_MS) // DAY_MS == day])
-    ]
+    rows = rows_of(drawn)
+    expected, calm_v, calm_t = [], [], []
+    for day in by_day(rows):
+        spiky = {name: oracles.spikes_of_day(day, name, hot=name == "t") for name in KEYS}
+        for op in oracles.operations_of_day(day):
+            expected.append(op)
+            calm_v.append([r["v"] for r in op if r["v"] == r["v"] and r["ts_ms"] not in spiky["v"]])
+            calm_t.append([r["t"] for r in op if r["t"] == r["t"] and r["ts_ms"] not in spiky["t"]])
 
     found = segment(readings_of(rows)).operations
 
     assert found["started_ms"].tolist() == [op[0]["ts_ms"] for op in expected]
     assert found["ended_ms"].tolist() == [op[-1]["ts_ms"] for op in expected]
-    assert found["motor.velocity_rms:median"].tolist() == pytest.approx([oracles.median([r["v"] for r in op]) for op in expected])
-    assert found["motor.winding.temperature:start"].tolist() == [op[0]["t"] for op in expected]
-    assert found["motor.winding.temperature:max"].tolist() == [max(r["t"] for r in op) for op in expected]
+    means = [sum(values) / len(values) if values else NAN for values in calm_v]
+    assert found["motor.velocity_rms:mean"].tolist() == pytest.approx(means, nan_ok=True)
+    # the nearest rank: of ten values the ninth, of eleven the tenth
+    highs = [sorted(values)[math.ceil(0.9 * len(values)) - 1] if values else NAN for values in calm_v]
+    assert found["motor.velocity_rms:high"].tolist() == pytest.approx(highs, nan_ok=True)
+    starts = [values[0] if values else NAN for values in calm_t]
+    assert found["motor.winding.temperature:start"].tolist() == pytest.approx(starts, nan_ok=True)
+    tops = [max(values) if values else NAN for values in calm_t]
+    assert found["motor.winding.temperature:max"].tolist() == pytest.approx(tops, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(days_of_rows)
-def test_many_days_give_what_each_day_alone_gives(drawn: list[tuple[int, bool, float, float]]) -> None:
-    rows = [{"ts_ms": BASE_MS + minute * 60_000, "moving": float(on), "v": v, "t": t} for minute, on, v, t in drawn]
-    by_day = [[r for r in rows if (r["ts_ms"] - BASE_MS) // DAY_MS == day] for day in (0, 1)]
+def test_a_day_tells_of_each_sensor_what_a_walk_along_its_rows_finds(drawn: list[tuple[int, bool, float, float]]) -> None:
+    rows = rows_of(drawn)
+
+    found = segment(readings_of(rows)).days
+
+    for number, day in enumerate(by_day(rows)):
+        assert found["readings"].iloc[number] == len(day)
+        assert found["last_ms"].iloc[number] == day[-1]["ts_ms"]
+        for name, key in KEYS.items():
+            expected = oracles.sensor_day(day, name, hot=name == "t")
+            told = {what: found[f"{key}:{what}"].iloc[number] for what in TOLD}
+            assert told == pytest.approx({what: expected.get(what, NAN) for what in TOLD}, nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(days_of_rows)
+def test_many_days_give_byte_for_byte_what_each_day_alone_gives(drawn: list[tuple[int, bool, float, float]]) -> None:
+    rows = rows_of(drawn)
 
     together = segment(readings_of(rows))
-    alone = [segment(readings_of(day)) for day in by_day if day]
+    alone = [segment(readings_of(day).dropna(axis="columns", how="all")) for day in by_day(rows)]
 
-    for part in ("operations", "rests"):
-        apart = pd.concat([getattr(s, part) for s in alone], ignore_index=True)
-        pd.testing.assert_frame_equal(getattr(together, part), apart, check_dtype=False)
+    for part, keys in (("operations", ("started_ms", "ended_ms")), ("days", ("day_ms",))):
+        apart = [row for cut in alone for row in to_rows(getattr(cut, part), keys)]
+        assert to_rows(getattr(together, part), keys) == apart
 
 
 def test_components_that_report_some_seconds_apart_belong_to_one_operation() -> None:
@@ -93,15 +136,38 @@ def test_context_is_kept_once_and_taken_from_before_when_not_measured_on_the_mov
     assert np.isnan(found["head"].iloc[0])
 
 
-def test_rests_count_what_arrived_and_show_the_median_at_rest() -> None:
-    rows = [{"ts_ms": BASE_MS + hour * 3_600_000, "moving": 0.0, "t": 20.0 + hour} for hour in range(3)]
-    rows.append({"ts_ms": BASE_MS + 4 * 3_600_000, "moving": 1.0, "t": 80.0})
+def test_a_thermometer_is_judged_where_the_gate_has_stood_for_three_hours() -> None:
+    rows = [{"ts_ms": BASE_MS + hour * 3_600_000, "moving": 0.0, "t": 20.0 + hour} for hour in range(12)]
+    rows.append({"ts_ms": BASE_MS + 6 * 3_600_000 + 60_000, "moving": 1.0, "t": 80.0})
 
-    rests = segment(readings_of(rows)).rests
+    days = segment(readings_of(rows)).days
 
-    assert rests["readings"].tolist() == [4]
-    assert rests["last_ms"].tolist() == [BASE_MS + 4 * 3_600_000]
-    assert rests["motor.winding.temperature:median"].tolist() == [21.0]
+    assert days["readings"].tolist() == [13]
+    assert days["last_ms"].tolist() == [BASE_MS + 11 * 3_600_000]
+    # at 3, 4, 5 and 6 o'clock, and at 10 and 11 again
+    assert days["motor.winding.temperature:rest"].tolist() == [pytest.approx((23 + 24 + 25 + 26 + 30 + 31) / 6)]
+
+
+def test_a_lone_jump_is_a_spike_and_not_part_of_its_operation() -> None:
+    values = [1.0, 1.1, 6.0, 1.0, 0.9, 1.1]
+    rows = [{"ts_ms": BASE_MS + minute * 60_000, "moving": 1.0, "v": v} for minute, v in enumerate(values)]
+
+    found = segment(readings_of(rows))
+
+    assert found.days["motor.velocity_rms:spikes"].tolist() == [1.0]
+    assert found.operations["motor.velocity_rms:mean"].tolist() == [pytest.approx(5.1 / 5)]
+    assert found.operations["motor.velocity_rms:high"].tolist() == [1.1]
+    assert found.days["motor.velocity_rms:top"].tolist() == [6.0]
+
+
+def test_the_mean_at_rest_leaves_out_the_highest_tenth() -> None:
+    values = [0.1] * 18 + [2.0, 3.0]  # a neighbour at work now and then
+    rows = [{"ts_ms": BASE_MS + hour * 60_000 * 60, "moving": 0.0, "v": v} for hour, v in enumerate(values)]
+
+    days = segment(readings_of(rows)).days
+
+    assert days["motor.velocity_rms:rest"].tolist() == [pytest.approx(0.1)]
+    assert days["motor.velocity_rms:flat"].tolist() == [0.0]
 
 
 @given(st.lists(st.tuples(st.integers(-1, 3), st.floats(-1e6, 1e6) | st.just(float("nan"))), max_size=40))
