@@ -122,10 +122,10 @@ def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, inte
     """
     day_ms = days["day_ms"].to_numpy(dtype=np.int64)
     channels = tuple(name.removesuffix(":seen_ms") for name in days.columns if name.endswith(":seen_ms"))
-    table = _Table(days, channels)
     if not len(channels) or not len(day_ms):
         empty = np.zeros((len(channels), len(day_ms)))
         return Health(channels, day_ms, empty.astype(np.int8) - 1, empty, np.full_like(empty, np.nan), empty)
+    table = _Table(days, channels)
     operations = np.diff(np.searchsorted(started_ms, np.append(day_ms, day_ms[-1] + DAY_MS)))
     window = _window_starts(operations, OPERATIONS)
     component_of = np.array([channel.partition(".")[0] for channel in channels])
@@ -452,7 +452,7 @@ def _spikes(table: _Table, operations: Ints) -> Bools:
 
 
 def _intervals(table: _Table, channels: Sequence[str], given_s: Mapping[str, float]) -> Floats:
-    """How often each channel reports at rest (s) as known each day: as declared, else by its last month; NaN where it does not."""
+    """How often each channel reports at rest (s) as known each day: as declared, else by its last month; NaN where never."""
     n_rest = table.count("n_rest")
     a_day = _trailing(np.where(n_rest > 0, n_rest, np.nan), 30, _median)
     resting = (_trailing((n_rest > 0).astype(float), 30, _mean) > 0.5) & (a_day >= 4)

@@ -65,9 +65,10 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
         days = historian.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
         for day_ms in reversed(days):  # one day at a time, the newest first: order must not matter
             cut = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS))
-            operations, days = to_rows(cut.operations, ("started_ms", "ended_ms")), to_rows(cut.days, ("day_ms",))
-            historian.replace_days(connection, gate_id, [day_ms], operations, rests)
+            operations, told = to_rows(cut.operations, ("started_ms", "ended_ms")), to_rows(cut.days, ("day_ms",))
+            historian.replace_days(connection, gate_id, [day_ms], operations, told)
         gate = historian.load_table(connection, historian.gates, [gate_id]).iloc[0]
+        slots = historian.load_slots(connection, gate_id)
         parts = {
             *historian.load_table(connection, historian.components, [gate_id])["component"],
             *historian.load_table(connection, historian.channels, [gate_id])["component"],
@@ -83,6 +84,8 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
                 from_rows(historian.load_operations(connection, gate_id, 0, at_ms), ("started_ms", "ended_ms")),
                 from_rows(historian.load_days(connection, gate_id, 0, at_ms), ("day_ms",)),
                 records[["component", "kind", "started_at", "ended_at"]],
+                {s.channel.key: s.channel.interval_s for s in slots.values() if s.channel.interval_s is not None},
+                features.day_or_none(gate["commissioned_on"]),
             ),
             [at],
         )
