@@ -105,7 +105,7 @@ def per_run(readings: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per operation as `pipeline.operations.segment` cuts them: ``started_ms``, ``minutes`` (until the row that tells of
-        the stop), ``load``, and one column per channel: for a temperature the greatest value, that row included, else the median
+        the stop), ``load``, and one column per channel: for a temperature the greatest value, that row included, else the mean
         in motion.
     """
     operations = segment(readings).operations
@@ -122,8 +122,8 @@ def per_run(readings: pd.DataFrame) -> pd.DataFrame:
     for name in readings.columns.drop("ts"):
         if quantity_of(name) == "temperature":
             columns[name] = _greatest(readings[name].to_numpy(dtype=float), first, np.where(told, after + 1, after))
-        elif f"{name}:median" in operations:
-            columns[name] = operations[f"{name}:median"].to_numpy(dtype=float)
+        elif f"{name}:mean" in operations:
+            columns[name] = operations[f"{name}:mean"].to_numpy(dtype=float)
     return pd.DataFrame(columns)
 
 

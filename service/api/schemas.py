@@ -162,7 +162,8 @@ class OperationOut(Out):
     started_at: Instant
     ended_at: Instant
     summary: dict[str, float] = Field(
-        description="`minutes`, context such as `load`, and `<channel>:median`, `:start` or `:max` over the movement."
+        description="`minutes`, context such as `load`, and by channel `:mean` and `:high` (its 90 % quantile) or, of a "
+        "temperature, `:start` and `:max` over the movement; lone spikes are left out."
     )
 
 

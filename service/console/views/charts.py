@@ -17,7 +17,7 @@ from service.api.context import ModelInfo
 from service.console.views.parts import WORTH_A_WORD, percent
 from service.console.words import Words
 
-VELOCITY = ".velocity_rms:median"
+VELOCITY = ".velocity_rms:mean"
 """How the key of a component's vibration ends in the summary of an operation."""
 
 TEMPERATURE_HOURS = {7: 2, 30: 24, 90: 24}
@@ -76,14 +76,14 @@ def forecast_chart(lines: Sequence[ForecastLine], model: ModelInfo | None, words
 
 
 def vibration_chart(operations: Sequence[queries.Operation], words: Words) -> dict[str, Any]:
-    """The median vibration of each operation, a line for each component measured."""
+    """The mean vibration of each operation, a line for each component measured."""
     keys = sorted({key for one in operations for key in one.summary if key.endswith(VELOCITY)})
     return {
         "x": [seconds(one.started_at) for one in operations],
         "unit": "mm/s",
         "series": [
             {
-                "label": channel_label(key.removesuffix(":median"), words),
+                "label": channel_label(key.removesuffix(":mean"), words),
                 **_look(key),
                 "y": [one.summary.get(key) for one in operations],
             }
