@@ -49,6 +49,7 @@ forecasts = sa.Table(
     sa.Column("ttf_p50_d", sa.Float(53)),
     sa.Column("ttf_p90_d", sa.Float(53)),
     sa.Column("failure_mode", sa.String(64), nullable=False, server_default=""),
+    sa.Column("lost", sa.Text, nullable=False, server_default=""),
     sa.Column("model_version", sa.String(128), nullable=False),
     sa.Column("curve", Json),
     sa.Index("ix_forecasts_as_of", "as_of"),

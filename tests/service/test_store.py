@@ -128,6 +128,30 @@ def test_an_older_database_keeps_its_cases_and_counts_its_verdicts(engine: Engin
     }
 
 
+def test_operations_of_an_older_database_are_forgotten_and_their_days_cut_again(engine: Engine) -> None:
+    midnight = historian.to_ms(T0)
+    noon, tomorrow = midnight + historian.DAY_MS // 2, midnight + historian.DAY_MS
+    config = store.alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.downgrade(config, "0002")
+        for gate_id in ("DSH-S1-G1", "DSH-S1-G2"):
+            at = {"gate_id": gate_id, "at": midnight}
+            connection.execute(sa.text("INSERT INTO rests (gate_id, day_ms, summary) VALUES (:gate_id, :at, '{}')"), at)
+        for gate_id in ("DSH-S1-G1", "DSH-S2-G1"):
+            operation = {"gate_id": gate_id, "started_ms": noon, "ended_ms": noon + 60_000, "summary": "{}"}
+            connection.execute(sa.insert(historian.operations), operation)
+        historian.mark_dirty(connection, [("DSH-S1-G1", midnight)])
+
+    store.migrate(engine)
+
+    with engine.connect() as connection:
+        gate_ids = ("DSH-S1-G1", "DSH-S1-G2", "DSH-S2-G1")
+        assert historian.load_dirty_days(connection, gate_ids, tomorrow) == {gate_id: [midnight] for gate_id in gate_ids}
+        assert [historian.load_operations(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
+        assert [historian.load_days(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
+
+
 def test_a_database_without_the_schema_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
     empty = historian.connect(f"sqlite:///{tmp_path / 'empty.sqlite'}")
 
