@@ -46,13 +46,28 @@ OPERATIONS = 5
 MOST_DAYS = 14
 STALE_INTERVALS = 2.0
 SAME_SAMPLES, SAME_OPERATIONS = 8, 3
+"""A channel is stuck when its newest value came so many times in a row, all through so many operations."""
+
 MISSING_SHARE, EXPECTED_SAMPLES = 0.15, 40.0
+"""Readings drop out when a greater share of at least so many is missing than is missing elsewhere in the gate."""
+
 AT_TOP_SAMPLES, AT_TOP_SHARE = 4.0, 0.12
+ENOUGH_IN_MOTION, FINE_REPEATS = 10.0, 0.3
+"""A channel is clipped when so many samples, and such a share of those in motion, equal the highest; it is told from so many in
+motion. A sensor is fine when its highest value comes again less than this often a day."""
+
 SPIKES, SPIKE_SHARE = 3.0, 0.02
+"""Fewest spikes of an accelerometer, one fewer of others, and the least share of its samples."""
+
 DRIFT_K, DRIFT_LOG = 3.0, 0.2
+"""How far a thermometer (K) or a gain (log) moves at rest before it has drifted."""
+
 LOOSE_LOG = 0.3
+"""How much weaker (log) all vibration of a component is on a loose mount."""
+
 SMOOTH_D = 5
 REST_SAMPLES = 8
+"""A day with fewer samples at rest is no day at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +153,11 @@ def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, inte
     found = {
         "stuck": _stuck(table, quantity, fits),
         "unit_slip": _unit_slip(table, quantity, fits),
-        "clipping": _clipping(table, quantity, window, fits),
+        "clipping": _clipping(table, quantity, operations, fits),
         "loose_mount": _loose(table, quantity, component_of, fits),
         "drift": drift,
         "dropout": _dropout(table, window, fits),
-        "spikes": _spikes(table, operations),
+        "spikes": _spikes(table, quantity, operations, fits),
     }
     kind = np.full(cycle.shape, -1, dtype=np.int8)
     for number, name in reversed(list(enumerate(KINDS))):
@@ -292,15 +307,23 @@ def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit
                 continue
             moves = _is_scaled(move[row], usual_move[row], conversion.factor)
             rests = _is_scaled(rest[row], usual_rest[row], conversion.factor, slack=0.9)
-            slipped[row] |= _since_a_step(moves, usual[row]) & (rests | ~(usual_rest[row] > 0))
+            stepped = _since_a_step(moves, usual[row], np.isfinite(move[row]))
+            slipped[row] |= stepped & (rests | ~(usual_rest[row] > 0) | np.isnan(rest[row]))
     return slipped
 
 
-def _since_a_step(now: Bools, before: Bools) -> Bools:
-    """Days on which `now` holds and has held since a day right after one that was `before`; nothing wears out in one step."""
-    rows = np.arange(len(now))
-    broken = np.maximum.accumulate(np.where(now, -1, rows))
-    return now & (broken >= 0) & before[np.maximum(broken, 0)]
+def _since_a_step(now: Bools, before: Bools, told: Bools) -> Bools:
+    """Days on which `now` holds and has held since a day right after one that was `before`; nothing wears out in one step.
+
+    Days without a value (not `told`) are skipped, and say what the day before them said.
+    """
+    at = np.flatnonzero(told)
+    if not len(at):
+        return np.zeros(len(now), dtype=bool)
+    broken = np.maximum.accumulate(np.where(now[at], -1, np.arange(len(at))))
+    stepped = now[at] & (broken >= 0) & before[at][np.maximum(broken, 0)]
+    newest = np.searchsorted(at, np.arange(len(now)), side="right") - 1
+    return np.asarray(np.where(newest >= 0, stepped[np.maximum(newest, 0)], False))
 
 
 def _is_near(expected: Floats, shown: Floats, usual: Floats) -> Bools:
@@ -310,7 +333,7 @@ def _is_near(expected: Floats, shown: Floats, usual: Floats) -> Bools:
 def _is_scaled(shown: Floats, usual: Floats, factor: float, slack: float = 0.7) -> Bools:
     with np.errstate(divide="ignore", invalid="ignore"):
         step = np.log(shown / usual)
-    return np.asarray(np.abs(step + np.log(factor)) < min(slack, abs(float(np.log(factor))) / 2))
+    return np.asarray(np.abs(step + np.log(factor)) < min(slack, np.abs(np.log(factor)) / 2))
 
 
 def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
@@ -324,33 +347,45 @@ def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
     return out
 
 
-def _clipping(table: _Table, quantity: npt.NDArray[np.str_], window: Ints, fits: Sequence[Fit]) -> Bools:
-    """Nothing goes above one value, which comes again and again; and that is not this channel's habit."""
+def _clipping(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: Sequence[Fit]) -> Bools:
+    """Nothing goes above one value, which comes again and again; and that is not this channel's habit.
+
+    A fine sensor hardly shows its highest value twice, on one day or two. A coarse one does: it must do so far more often than at
+    first, on several days, and at a value that is low for it.
+    """
     top, at_top, n = table["top"], table.count("at_top"), table.count("n_op")
+    repeats = _reference(np.where(n > 0, at_top - 1.0, np.nan), fits, _mean)
     clipped = np.zeros(top.shape, dtype=bool)
-    day_long = np.arange(top.shape[1])
-    for start in (window, day_long):
-        highest = top.copy()
-        for lag in range(1, MOST_DAYS):
-            inside = day_long - lag >= start
-            if not inside.any():
-                break
-            highest[:, inside] = np.fmax(highest[:, inside], top[:, (day_long - lag)[inside]])
-        times = np.zeros(top.shape)
-        for lag in range(MOST_DAYS):
-            inside = day_long - lag >= start
-            if not inside.any():
-                break
-            back = (day_long - lag)[inside]
-            times[:, inside] += np.where(top[:, back] == highest[:, inside], at_top[:, back], 0.0)
-        in_motion = _sum(n, start)
-        share = np.where(in_motion > 0, times / np.maximum(in_motion, 1.0), np.nan)
-        habit = _reference(share, fits, lambda values: quantile(values, 1.0))
-        low_top = _reference(highest, fits, lambda values: quantile(values, 0.15))
-        usual = 3.0 * habit + 0.05
-        lower = (highest <= low_top) | (quantity == "temperature")[:, None]
-        clipped |= (times >= AT_TOP_SAMPLES) & (in_motion >= 15) & (share >= np.fmax(AT_TOP_SHARE, usual)) & lower
-    return clipped
+    for enough in (OPERATIONS, 3 * OPERATIONS):
+        window = _window_starts(operations, enough)
+        highest, times, days = _at_the_top(top, at_top, window)
+        in_motion = _sum(n, window)
+        share = np.where(in_motion >= ENOUGH_IN_MOTION, times / np.maximum(in_motion, 1.0), np.nan)
+        fine = (repeats < FINE_REPEATS) | ((repeats < 1.0) & (days >= 2) & (_reference(days, fits, _greatest) <= 1.0))
+        habit = _reference(share, fits, _greatest)
+        low = highest <= _reference(highest, fits, lambda values: quantile(values, 0.15))
+        coarse = low & (days >= 3) & (share >= 3.0 * habit + 0.05)
+        clipped |= (fine | coarse) & (times >= AT_TOP_SAMPLES) & (share >= AT_TOP_SHARE)
+    # the air may well be as warm from one operation to the next
+    return np.asarray(clipped & (quantity != "ambient_temperature")[:, None])
+
+
+def _greatest(values: Floats) -> Floats:
+    return quantile(values, 1.0)
+
+
+def _at_the_top(top: Floats, at_top: Floats, window: Ints) -> tuple[Floats, Floats, Floats]:
+    """Over each day's window: the highest value in motion, how many samples equal it, and on how many days some do."""
+    rows = np.arange(top.shape[1])
+    within = [(inside, rows[inside] - lag) for lag in range(MOST_DAYS) for inside in [np.flatnonzero(rows - lag >= window)]]
+    highest, times, days = np.full(top.shape, np.nan), np.zeros(top.shape), np.zeros(top.shape)
+    for inside, back in within:
+        highest[:, inside] = np.fmax(highest[:, inside], top[:, back])
+    for inside, back in within:
+        equal = top[:, back] == highest[:, inside]
+        times[:, inside] += np.where(equal, at_top[:, back], 0.0)
+        days[:, inside] += equal
+    return highest, times, days
 
 
 def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
@@ -438,16 +473,19 @@ def _silent_in_motion(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools
     return np.asarray((usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0))
 
 
-def _spikes(table: _Table, operations: Ints) -> Bools:
-    """More lone spikes than now and then one, over the last operations or, where they are rarer, over three times as many."""
+def _spikes(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: Sequence[Fit]) -> Bools:
+    """More lone spikes than the channel's habit, over the last operations or, where they are rarer, over three times as many.
+
+    One accelerometer in a good machine shows a spike now and then; a motor that draws a rush at each start always does.
+    """
     spikes, n = table.count("spikes"), table.count("n_spiky")
+    usual = _reference(spikes, fits, _mean) / np.maximum(_reference(n, fits, _mean), 1.0)
+    fewest = np.where(np.isin(quantity, VIBRATION), SPIKES, SPIKES - 1.0)[:, None]
     found = np.zeros(spikes.shape, dtype=bool)
-    for window, enough in (
-        (_window_starts(operations, OPERATIONS), SPIKES),
-        (_window_starts(operations, 3 * OPERATIONS), SPIKES + 1),
-    ):
-        times = _sum(spikes, window)
-        found |= (times >= enough) & (times >= SPIKE_SHARE * _sum(n, window))
+    for enough, more in ((OPERATIONS, 0.0), (3 * OPERATIONS, 1.0)):
+        window = _window_starts(operations, enough)
+        times, share = _sum(spikes, window), _sum(spikes, window) / np.maximum(_sum(n, window), 1.0)
+        found |= (times >= fewest + more) & (share >= np.fmax(SPIKE_SHARE, 3.0 * np.nan_to_num(usual)))
     return found
 
 
