@@ -189,7 +189,8 @@ def test_a_fault_is_named_in_time_on_its_channel_and_on_no_other(kind: str, chan
     assert 0 < days <= within_d
     allowed = {VELOCITY, ACCELERATION} if kind == "loose_mount" else {channel}
     assert {other for other in health.channels if any(kinds(health, other))} <= allowed
-    assert health.believable(channel)[-1] == (kind not in MASKED)
+    # a thermometer that drifts is believed less its bias
+    assert health.believable(channel)[-1] == (kind not in MASKED or (kind == "drift" and channel == OIL))
 
 
 def test_a_healthy_gate_has_no_faulty_sensor() -> None:
