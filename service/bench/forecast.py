@@ -3,16 +3,17 @@
 In parts. What a part found is kept in the work folder, and so are the fleets and features it made: a run that was cut off
 goes on where it stopped, and a part that is done is not done again. Everything here comes from simulation.
 
-=============  =======================================================================================================
-`fleets`       the fleets of the parts below, with the oracle's forecasts and the features of each
-`core`         the model on all test fleets together: every figure, by mode and by hoist type, beside the oracle (O3), what
-               operators use and an isolation forest, each with a threshold set on another fleet
-`budget`       the threshold tuned on one half of the test gates, its false alarms counted on the other
-`two_channels` the same fleets with nothing but ``velocity_rms`` and ``temperature``
-`scenarios`    worlds that differ: ranking beside the oracle's, and the budget before and after tuning on the spot
-`in_domain`    the model against one that learnt from a fleet of that other world
-`peers`        the model against LightGBM on the same rows and features
-=============  =======================================================================================================
+===============  =======================================================================================================
+`fleets`         the fleets of the parts below, with the oracle's forecasts and the features of each
+`core`           the model on all test fleets together: every figure, by mode and by hoist type, beside the oracle (O3), what
+                 operators use and an isolation forest, each with a threshold set on another fleet
+`budget`         the threshold tuned on one half of the test gates, its false alarms counted on the other
+`two_channels`   the same fleets with nothing but ``velocity_rms`` and ``temperature``
+`scenarios`      worlds that differ: ranking beside the oracle's, and the budget before and after tuning on the spot
+`in_domain`      the model against one that learnt from a fleet of that other world
+`peers`          the model against LightGBM on the same rows and features
+`sensor_faults`  each fault of a sensor: named in time or not, and whether it raises an asset alert; false namings
+===============  =======================================================================================================
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from pipeline.simulator.oracle import oracle
 from pipeline.simulator.scenarios import SCENARIOS
 from pipeline.simulator.truth import read_truth
 from service.bench.report import BenchError, Figure, document, machine
+from service.bench.sensor_faults import sensor_faults
 
 ORACLE = "oracle"
 RUNG = "O3"
@@ -66,6 +68,7 @@ class Sizes:
         the fleets of other worlds
     training_gates, training_seed : of the fleet that the shipped model learnt from, as the Makefile says; it has as many days
     splits : how many times gates are dealt anew for tuning and counting
+    struck_gates : healthy gates that get a sensor fault, of each kind
     tuning_gate_years : what a site tunes on in another world
     settings : with which opponents learn
     """
@@ -79,6 +82,7 @@ class Sizes:
     training_gates: int = 600
     training_seed: int = 2026
     splits: int = 200
+    struck_gates: int = 100
     tuning_gate_years: float = 60.0
     hazard_scale: float = 1.0
     settings: Settings = field(default_factory=Settings)
@@ -611,6 +615,19 @@ def _taught(rows: pd.DataFrame, history: History, observed_until: Mapping[str, d
     return _Peer(**kept | {"parts": {**frame.parts, "lightgbm": lightgbm.train(chosen, data, num_boost_round=trees)}})
 
 
+def _sensor_faults(work: _Work) -> list[Figure]:
+    sizes = work.sizes
+    return sensor_faults(
+        work.model.forecaster,
+        work.model.policy,
+        count=sizes.struck_gates,
+        gates=sizes.gates,
+        days=sizes.days,
+        seed=sizes.tuning_seed,
+        jobs=work.jobs,
+    )
+
+
 PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "fleets": _fleets,
     "core": _core,
@@ -619,5 +636,6 @@ PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "scenarios": _scenarios,
     "in_domain": _in_domain,
     "peers": _peers,
+    "sensor_faults": _sensor_faults,
 }
 """The parts by name, in the order in which they make use of each other's work."""

@@ -10,8 +10,10 @@ import pytest
 
 from models.forecast import Settings
 from pipeline.dataset import open_dataset
+from pipeline.simulator.sensor_faults import SensorFault
 from service.bench.forecast import PARTS, Sizes, bench_forecast
 from service.bench.report import BenchError, Figure
+from service.bench.sensor_faults import NO_FAULT, STRIKES, healthy_seeds, is_named, strike, strikes
 
 TINY = Sizes(
     gates=5,
@@ -23,6 +25,7 @@ TINY = Sizes(
     training_gates=8,
     training_seed=5,
     splits=4,
+    struck_gates=3,
     tuning_gate_years=0.5,
     hazard_scale=5.0,
     settings=Settings(trees=10, fewest_trees=10, healthy_rows=1000),
@@ -127,3 +130,50 @@ def test_lightgbm_is_a_peer_on_the_same_rows(work: Path) -> None:
     figures = bench_forecast(work, ["peers"], TINY, jobs=1)
 
     assert measured([f for f in figures if f.bench == "peers"])["AP at 14 d, times that of LightGBM"].median > 0
+
+
+def test_sensor_faults_are_counted_by_kind_and_beside_a_sound_gate(found: dict[str, list[Figure]]) -> None:
+    figures = measured(found["sensor faults"])
+
+    for kind in STRIKES:
+        named, exactly = figures[f"{kind}: named in time"].median, figures[f"{kind}: named in time as {kind}"].median
+        assert 0 <= exactly <= named <= 1
+        trials = [name for name in figures if name.startswith(f"{kind} of ")]
+        assert sum(int(name.split(", ")[1].split()[0]) for name in trials) == TINY.struck_gates
+    assert figures["stale: named in time"].median == figures["stuck: named in time"].median == 1.0
+    total = next(f.median for name, f in figures.items() if name.endswith("false namings"))
+    by_kind = [f.median for name, f in figures.items() if "falsely named" in name]
+    assert total == pytest.approx(sum(by_kind))
+
+
+@pytest.mark.parametrize("kind", STRIKES)
+def test_a_struck_gate_differs_from_the_sound_one_in_that_channel_from_that_midnight_on(kind: str) -> None:
+    seed = next(healthy_seeds(kind, 1))
+    struck, sound = strike(seed, kind), strike(seed, NO_FAULT)
+
+    both = struck.readings().merge(sound.readings(), on="ts", suffixes=("", " sound"))
+
+    at = pd.Timestamp(struck.start_ms, unit="ms", tz="UTC")
+    names = [name for name in both if f"{name} sound" in both]
+    differ = {name: both[name].fillna(-99) != both[f"{name} sound"].fillna(-99) for name in names}
+    assert differ[struck.channel].any()
+    assert both.loc[differ[struck.channel], "ts"].min() >= at
+    shaken = {name for name in names if kind == "loose_mount" and name.split(".")[0] == struck.channel.split(".")[0]}
+    assert {name for name in names if differ[name].any()} <= {struck.channel, *shaken}
+
+
+def test_a_graver_fault_that_masks_counts_as_named_and_a_lighter_one_does_not() -> None:
+    assert is_named("drift", "drift")
+    assert is_named("stuck", "clipping")
+    assert not is_named("stale", "clipping")  # it hides nothing
+    assert not is_named("spikes", "drift")
+    assert not is_named(None, "drift")
+
+
+def test_a_natural_fault_strikes_what_it_touches() -> None:
+    loose = SensorFault("loose_mount", "motor", 0.0, 1.0, 0.5)
+
+    assert strikes(loose, "motor.acceleration_peak")
+    assert not strikes(loose, "gearbox.velocity_rms")
+    assert strikes(SensorFault("dropout", "", 0.0, 1.0), "leaf.head")
+    assert not strikes(SensorFault("stuck", "motor.current", 0.0, 1.0), "motor.velocity_rms")
