@@ -45,6 +45,7 @@ COLUMNS = (
     "ttf_p50_d",
     "ttf_p90_d",
     "failure_mode",
+    "lost",
     "model_version",
     "curve",
 )
@@ -159,13 +160,15 @@ class Forecaster:
         Parameters
         ----------
         rows : DataFrame, one row per (gate_id, component, as_of)
-            With ``reason`` (``""`` where the row can be scored) and the feature columns; more columns are ignored.
+            With ``reason`` (``""`` where the row can be scored), ``lost`` (faulty channels in words, as `pipeline.features`
+            tells them; may be absent) and the feature columns; more columns are ignored.
 
         Returns
         -------
         DataFrame
             The columns of a forecast file (`COLUMNS`), sorted by gate, day and component; the gate's own row has component
-            ``""``. ``curve`` holds float arrays of 21 values, None where there is no verdict.
+            ``""`` and has lost what its components lost. ``curve`` holds float arrays of 21 values, None where there is no
+            verdict.
 
         Raises
         ------
@@ -203,6 +206,7 @@ class Forecaster:
 
     def assemble(self, rows: pd.DataFrame, log_odds: FloatArray) -> pd.DataFrame:
         """Calibrate log-odds and put the forecasts of components and gates together; see `predict`."""
+        lost = rows["lost"].fillna("").to_numpy(dtype=object) if "lost" in rows else np.full(len(rows), "", dtype=object)
         rows = rows[["gate_id", "component", "as_of", "reason", *self.features]]
         scored = _can_be_scored(rows)
         curves = np.full((len(rows), HORIZON_DAYS), np.nan)
@@ -216,6 +220,7 @@ class Forecaster:
                 "component": rows["component"].to_numpy(),
                 "as_of": rows["as_of"].to_numpy(),
                 "reason": rows["reason"].fillna("").to_numpy(),
+                "lost": lost,
             }
         )
         gates, gate_curves, gate_mode = self._gates(components, curves, mode, base)
@@ -270,7 +275,8 @@ class Forecaster:
         gate_mode[has_forecast] = mode[first][has_forecast]
         gates["component"] = ""
         gates["reason"] = _commonest_reason(code, components["reason"].to_numpy(), scored, has_forecast)
-        return gates[["gate_id", "component", "as_of", "reason"]], gate_curves, gate_mode
+        gates["lost"] = _all_lost(code, components["lost"].to_numpy(), len(gates))
+        return gates[["gate_id", "component", "as_of", "reason", "lost"]], gate_curves, gate_mode
 
     def _finish(self, out: pd.DataFrame, curves: FloatArray, mode: npt.NDArray[np.object_]) -> pd.DataFrame:
         scored = np.isfinite(curves[:, 0])
@@ -312,6 +318,15 @@ def _commonest_reason(
     counts = pd.DataFrame({"code": code[silent], "reason": reason[silent]}).value_counts().reset_index()
     counts = counts.sort_values(["code", "count", "reason"], ascending=[True, False, True]).drop_duplicates("code")
     out[counts["code"].to_numpy(dtype=int)] = counts["reason"].to_numpy()
+    return out
+
+
+def _all_lost(code: IntArray, lost: npt.NDArray[np.object_], n_gates: int) -> npt.NDArray[np.object_]:
+    """What the rows of each gate and day lost, in one text."""
+    out = np.full(n_gates, "", dtype=object)
+    for row in np.flatnonzero(lost != ""):
+        told = {*out[code[row]].split("; "), *lost[row].split("; ")} - {""}
+        out[code[row]] = "; ".join(sorted(told))
     return out
 
 

@@ -497,7 +497,7 @@ def _learnt_gates(dataset: Dataset, training: Mapping[str, Any], from_: datetime
 
 def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
     """Write a forecast file (DATASET format) as Parquet; its ``attrs`` travel in the file's metadata."""
-    columns = {name: forecasts[name] for name in COLUMNS}
+    columns = {"lost": pd.Series("", index=forecasts.index), **{name: forecasts[name] for name in COLUMNS if name in forecasts}}
     table_ = pa.Table.from_arrays(
         [pa.array(columns[field.name], type=field.type, from_pandas=True) for field in _SCHEMA], schema=_SCHEMA
     )
@@ -506,7 +506,7 @@ def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_forecasts(path: str | Path) -> pd.DataFrame:
-    """Read a forecast file, ours or another's; an empty component becomes ``""``.
+    """Read a forecast file, ours or another's; an empty component becomes ``""``, and so does ``lost`` where it is absent.
 
     Raises
     ------
@@ -529,6 +529,8 @@ def read_forecasts(path: str | Path) -> pd.DataFrame:
         raise TrainingError(f"{file.name}: as_of must be a timestamp; got {frame['as_of'].dtype}")
     frame["as_of"] = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[ms, UTC]")
     frame["component"] = frame["component"].astype(object).where(frame["component"].notna(), "")
+    if "lost" not in frame:
+        frame["lost"] = ""
     about = (read.schema.metadata or {}).get(b"sluicewatch")
     frame.attrs = json.loads(about) if about else {}
     return frame
@@ -548,6 +550,7 @@ _SCHEMA = pa.schema(
         ("ttf_p50_d", pa.float64()),
         ("ttf_p90_d", pa.float64()),
         ("failure_mode", pa.string()),
+        ("lost", pa.string()),
         ("model_version", pa.string()),
         ("curve", pa.list_(pa.float64())),
     ]

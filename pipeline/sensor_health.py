@@ -120,6 +120,18 @@ class Health:
         return ~np.isin(self.kind[self.channels.index(channel)], spoilt)
 
 
+def read_lost(text: str) -> dict[str, str]:
+    """Channels and kinds of a forecast row's ``lost``.
+
+    Examples
+    --------
+    >>> read_lost("gearbox.oil.temperature: drift; motor.velocity_rms: stuck")
+    {'gearbox.oil.temperature': 'drift', 'motor.velocity_rms': 'stuck'}
+    """
+    told = [part.rpartition(": ") for part in text.split("; ") if part]
+    return {channel: kind for channel, _, kind in told}
+
+
 CycleStarts = Callable[[str, Ints], Ints]
 """When a component's cycle started (epoch ms) as of each of some instants."""
 

@@ -35,6 +35,25 @@ def test_the_forecast_has_the_files_columns_and_one_row_per_gate_and_component(f
     assert not forecasts.duplicated(["gate_id", "component", "as_of"]).any()
 
 
+def test_a_component_row_says_what_it_lost_and_the_gate_row_what_all_of_them_did(forecaster, sample):
+    gate_id, as_of = sample["gate_id"].iloc[0], sample["as_of"].iloc[0]
+    here = (sample["gate_id"] == gate_id) & (sample["as_of"] == as_of)
+    first, second = sample.loc[here, "component"].iloc[:2]
+    rows = sample.assign(lost="")
+    rows.loc[here & (rows["component"] == second), "lost"] = "b.velocity_rms: stuck; station.ambient_temperature: stale"
+    rows.loc[here & (rows["component"] == first), "lost"] = "a.oil.temperature: drift; station.ambient_temperature: stale"
+
+    told = forecaster.predict(rows)
+    without = forecaster.predict(sample)
+
+    lost = told[(told["gate_id"] == gate_id) & (told["as_of"] == as_of)].set_index("component")["lost"]
+    assert lost[""] == "a.oil.temperature: drift; b.velocity_rms: stuck; station.ambient_temperature: stale"
+    assert lost[second] == "b.velocity_rms: stuck; station.ambient_temperature: stale"
+    assert (told["lost"] != "").sum() == 3
+    assert (without["lost"] == "").all()
+    pd.testing.assert_frame_equal(told.drop(columns=["lost", "curve"]), without.drop(columns=["lost", "curve"]))
+
+
 def test_the_curve_never_falls_and_the_columns_are_read_off_it(forecasts):
     scored = forecasts[forecasts["verdict"] == "forecast"]
     curves = np.stack(scored["curve"])

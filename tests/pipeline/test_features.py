@@ -64,7 +64,7 @@ def test_there_is_one_row_per_component_and_midnight_with_every_feature() -> Non
     rows = features.build(history(gate_readings()), [midnight(day) for day in range(40, 50)])
 
     assert len(rows) == 20
-    assert list(rows.columns) == ["gate_id", "component", "as_of", "reason", "hoist_type", *features.FEATURES]
+    assert list(rows.columns) == ["gate_id", "component", "as_of", "reason", "lost", "hoist_type", *features.FEATURES]
     assert set(rows["component"]) == {"gearbox", "motor"}
     assert all(rows[name].dtype == np.float64 for name in features.FEATURES)
     assert motor(rows)["is_motor"].eq(1.0).all()
