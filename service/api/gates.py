@@ -10,6 +10,8 @@ from fastapi import APIRouter, Query
 
 from pipeline import historian
 from pipeline.historian import from_ms, to_ms
+from pipeline.sensor_health import KINDS, read_lost
+from service import store
 from service.api import paging, queries
 from service.api.auth import needs
 from service.api.context import GateId, Here, Instant, require_gate
@@ -118,9 +120,14 @@ def get_forecast(
         as_of=rows[0]["as_of"],
         model_version=version,
         calibration=calibrations(here)(version),
-        gate=ForecastRow.model_validate(rows[0]),
-        components=[ForecastRow.model_validate(row) for row in rows[1:]],
+        gate=_forecast_row(rows[0]),
+        components=[_forecast_row(row) for row in rows[1:]],
     )
+
+
+def _forecast_row(row: store.Row) -> ForecastRow:
+    lost = [{"channel": channel, "kind": kind, "ne107": KINDS.get(kind, "")} for channel, kind in read_lost(row["lost"]).items()]
+    return ForecastRow.model_validate({**row, "lost_channels": lost})
 
 
 def calibrations(here: Here) -> Callable[[str], Calibration]:

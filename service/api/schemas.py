@@ -110,6 +110,14 @@ class GateDetail(GateOut):
     channels: list[ChannelOut]
 
 
+class LostChannel(Out):
+    """A sensor that is not believed."""
+
+    channel: str
+    kind: str = Field(description="`stale`, `stuck`, `unit_slip`, `clipping`, `loose_mount`, `drift`, `dropout` or `spikes`.")
+    ne107: str = Field(description="The same in the words of NAMUR NE 107: `failure`, `out_of_specification` …")
+
+
 class ForecastRow(Out):
     """What the model says about one component, or about the gate as a whole (component empty)."""
 
@@ -123,6 +131,7 @@ class ForecastRow(Out):
     ttf_p50_d: float | None
     ttf_p90_d: float | None
     failure_mode: str
+    lost_channels: list[LostChannel] = Field(description="Sensors that are not believed; of the gate row all, of a part its own.")
     curve: list[Probability] | None = Field(description="P(failure within 1..21 days), never falling.")
 
 

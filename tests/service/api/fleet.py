@@ -38,6 +38,10 @@ AT_RISK = {
     ("DSH-S6-G3", "brake"): ("brake_drag", 0.55),
     ("DSH-S8-G2", "leaf"): ("", 0.41),
 }
+BAD_SENSORS = {
+    ("DSH-S3-G1", "gearbox"): "gearbox.oil.temperature: drift",
+    ("DSH-S3-G1", "motor"): "motor.velocity_rms: stuck",
+}
 STALE = ("DSH-S5-G1", "DSH-S5-G2")
 IDLE = ("DSH-S2-G3",)
 MEASURED = "DSH-S3-G1"
@@ -159,7 +163,9 @@ def add_readings(connection: Connection, gate_id: str, days: int = 30) -> None:
     historian.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
 
 
-def forecast_row(gate_id: str, component: str, as_of: datetime, p_14d: float, mode: str = "") -> dict[str, object]:
+def forecast_row(
+    gate_id: str, component: str, as_of: datetime, p_14d: float, mode: str = "", lost: str = ""
+) -> dict[str, object]:
     """One row of the forecasts table."""
     curve = curve_to(p_14d)
     first = {q: next((day for day, p in enumerate(curve, 1) if p >= q), None) for q in (0.1, 0.5, 0.9)}
@@ -176,6 +182,7 @@ def forecast_row(gate_id: str, component: str, as_of: datetime, p_14d: float, mo
         "ttf_p50_d": first[0.5],
         "ttf_p90_d": first[0.9],
         "failure_mode": mode,
+        "lost": lost,
         "model_version": VERSION,
         "curve": curve,
     }
@@ -185,7 +192,7 @@ def no_verdict_row(gate_id: str, component: str, as_of: datetime, reason: str) -
     """One row of the forecasts table that says why there is no verdict."""
     row = dict.fromkeys(forecast_row(gate_id, component, as_of, 0.1))
     told = {"gate_id": gate_id, "component": component, "as_of": as_of, "verdict": "no_verdict", "reason": reason}
-    return {**row, **told, "failure_mode": "", "model_version": VERSION}
+    return {**row, **told, "failure_mode": "", "lost": "", "model_version": VERSION}
 
 
 def add_forecasts(connection: Connection, gate_ids: list[str], days: int = 3) -> None:
@@ -204,8 +211,10 @@ def add_forecasts(connection: Connection, gate_ids: list[str], days: int = 3) ->
                 if at_risk == gate_id:
                     risks[component] = (p, mode)
             worst = max(risks, key=lambda c: risks[c][0])
-            rows.append(forecast_row(gate_id, "", as_of, min(0.99, risks[worst][0] + 0.02), risks[worst][1]))
-            rows += [forecast_row(gate_id, c, as_of, p, mode) for c, (p, mode) in risks.items()]
+            lost = {c: BAD_SENSORS.get((gate_id, c), "") for c in risks}
+            all_lost = "; ".join(sorted(text for text in lost.values() if text))
+            rows.append(forecast_row(gate_id, "", as_of, min(0.99, risks[worst][0] + 0.02), risks[worst][1], all_lost))
+            rows += [forecast_row(gate_id, c, as_of, p, mode, lost[c]) for c, (p, mode) in risks.items()]
     store.save_forecasts(connection, rows)
     run = {"as_of": TODAY, "finished_at": TODAY + timedelta(minutes=3), "duration_s": 2.5, "model_version": VERSION}
     store.save_scoring_run(connection, {**run, "gates": len(gate_ids), "forecasts": len(rows)})

@@ -139,6 +139,16 @@ def test_a_forecast_has_the_gate_and_each_component_with_the_whole_curve(client:
     assert motor["failure_mode"] == "motor_bearing"
 
 
+def test_a_forecast_says_which_sensors_it_did_not_believe(client: TestClient) -> None:
+    forecast = client.get(f"/api/v1/gates/{MEASURED}/forecast").json()
+
+    drift = {"channel": "gearbox.oil.temperature", "kind": "drift", "ne107": "out_of_specification"}
+    stuck = {"channel": "motor.velocity_rms", "kind": "stuck", "ne107": "failure"}
+    lost = {row["component"]: row["lost_channels"] for row in forecast["components"]}
+    assert forecast["gate"]["lost_channels"] == [drift, stuck]
+    assert lost == {"motor": [stuck], "gearbox": [drift], "brake": [], "leaf": []}
+
+
 def test_a_forecast_without_verdict_says_why_and_gives_no_number(client: TestClient) -> None:
     gate = client.get(f"/api/v1/gates/{IDLE[0]}/forecast").json()["gate"]
 
