@@ -141,6 +141,13 @@ def channel_label(key: str, words: Words) -> str:
     return words("gate.ambient") if rest[-1] == "ambient_temperature" else name
 
 
+def lost_line(channel: str, kind: str, words: Words) -> str:
+    """Say which sensor is not believed, why, and what to do."""
+    quantity = channel.rpartition(".")[2]
+    told = words("lost.line", place=channel_label(channel, words), quantity=words.code("quantity", quantity))
+    return f"{told} {words.code('lost', kind)}"
+
+
 def _look(key: str, colours_so_far: Sequence[Any] = ()) -> dict[str, int]:
     """One colour per component in every chart; a component's second channel differs by its dashes."""
     component = key.split(".")[0]

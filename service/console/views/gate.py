@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from pipeline import historian
 from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS
+from pipeline.sensor_health import read_lost
 from service import store
 from service.api import queries
 from service.api.context import ModelInfo
@@ -61,6 +62,7 @@ class GatePage:
     forecast_of: str
     calibrated: bool
     forecast: tuple[ForecastLine, ...]
+    lost: tuple[str, ...]
     operations: tuple[OperationRow, ...]
     maintenance: tuple[MaintenanceRow, ...]
     charts: Mapping[str, Any]
@@ -103,6 +105,9 @@ def gate_page(
         else "",
         calibrated=model is not None and model.calibrated_here,
         forecast=lines,
+        lost=tuple(
+            charts.lost_line(channel, kind, words) for channel, kind in read_lost(rows[0]["lost"] if rows else "").items()
+        ),
         operations=tuple(_operation(row, zone, words) for row in operations[::-1][:OPERATIONS_SHOWN]),
         maintenance=tuple(_maintenance(row, zone, words) for row in maintenance),
         charts={

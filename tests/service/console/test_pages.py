@@ -224,6 +224,18 @@ def test_a_failure_mode_is_named_only_where_failure_is_likely(console: TestClien
     assert "Brake dragging" not in text
 
 
+def test_a_gates_page_says_which_sensors_are_not_believed_and_what_to_do(console: TestClient) -> None:
+    def lines(path: str) -> list[str]:
+        return [line.text for line in page(console, path).one("ul", data_testid="lost").all("li")]
+
+    assert lines(f"/gates/{fleet.MEASURED}?lang=en") == [
+        "Gearbox: oil, temperature: has moved away from its siblings or its own floor. Calibrate or replace the sensor.",
+        "Motor, vibration velocity: repeats one value. Restart or replace the sensor.",
+    ]
+    assert lines(f"/gates/{fleet.MEASURED}?lang=zh-CN")[1].endswith("振动速度： 数值不变。请重启或更换传感器。")
+    assert not page(console, "/gates/DSH-S1-G1?lang=en").all("ul", data_testid="lost")
+
+
 # --- a gate ---------------------------------------------------------------------------------------------------------
 
 

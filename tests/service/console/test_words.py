@@ -7,6 +7,8 @@ from string import Formatter
 import pytest
 
 from pipeline.dataset import FINDINGS
+from pipeline.operations import JUDGED
+from pipeline.sensor_health import KINDS
 from pipeline.simulator import degradation
 from service import advice, events
 from service import alerts as life
@@ -33,7 +35,7 @@ def test_both_languages_fill_in_the_same_values() -> None:
 def test_the_chinese_texts_are_chinese() -> None:
     alike = {key for key, text in ZH.items() if not re.search(r"[\u4e00-\u9fff]", text)}
 
-    assert alike <= {"strip.reporting_value"}
+    assert alike <= {"strip.reporting_value", "lost.line"}
 
 
 def test_severity_is_never_called_by_a_public_warning_colour() -> None:
@@ -48,8 +50,10 @@ def test_every_code_that_the_system_uses_has_a_text() -> None:
         "state": set(life.STATES),
         "event": set(events.ALERT_EVENTS),
         "notice": set(life.NOTICE_ENDS),
-        "reason": {"young", "idle", "stale", "under_repair", "not_scored", "outdated"},
-        "short": {"young", "idle", "stale", "under_repair", "not_scored", "outdated"},
+        "reason": {"young", "idle", "stale", "under_repair", "sensors", "not_scored", "outdated"},
+        "short": {"young", "idle", "stale", "under_repair", "sensors", "not_scored", "outdated"},
+        "lost": set(KINDS),
+        "quantity": set(JUDGED) - {"envelope_bpfo", "envelope_bpfi", "envelope_bsf", "envelope_ftf", "gear_mesh"},
         "kind": {"failure", "repair", "replacement", "lubrication", "inspection"},
         "component": {"", "motor", "gearbox", "brake", "leaf", "hydraulic", "screw", "drum", "station"},
     }
