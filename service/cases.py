@@ -1,4 +1,4 @@
-"""From one day's forecasts to cases, alerts and notices of silent gates, inside the caller's transaction.
+"""From one day's forecasts to cases, alerts and notices of silent gates and bad sensors, inside the caller's transaction.
 
 When a case opens and closes is decided in `models.policy`, what an alert becomes in `service.alerts`; here a renewal, a
 forecast and what was known before are brought together for them, and what they answer is written by `service.store`.
@@ -22,6 +22,7 @@ from models.labels import RENEWALS
 from models.policy import CaseState, Policy, ScoredDay
 from pipeline import features, historian, operations
 from pipeline.historian import from_ms, to_ms
+from pipeline.sensor_health import KINDS, read_lost
 from service import alerts as life
 from service import store
 from service.alerts import Alert, Change, Notice, Outlook, Severity
@@ -29,6 +30,7 @@ from service.events import Gate
 from service.store import SCORING
 
 STALE = "gate.data_stale"
+SENSOR_FAULT = "sensor.fault"
 EVIDENCE_FROM_Z = 2.0
 
 
@@ -177,6 +179,35 @@ class CaseDay:
                 continue
             store.save_notice(self.connection, notice, actor=SCORING, gate=gate)
             self.counts["notices"] += 1
+
+    def tell_sensor_faults(self) -> None:
+        """Begin a notice for each channel that is newly not believed, and end it when it is again.
+
+        A gate that has fallen silent has its own notice: of its channels nothing new is known.
+        """
+        reasons: dict[str, set[str]] = {}
+        faulty: dict[str, dict[str, str]] = {}
+        for (gate_id, _), row in self.rows.items():
+            reasons.setdefault(gate_id, set()).add(text_of(row["reason"]))
+            faulty.setdefault(gate_id, {}).update(read_lost(text_of(row.get("lost"))))
+        told: dict[str, dict[str, Notice]] = {}
+        for notice in store.open_notices(self.connection, SENSOR_FAULT):
+            told.setdefault(notice.gate_id or "", {})[notice.key] = notice
+        for gate_id, channels in sorted(faulty.items()):
+            if "stale" in reasons[gate_id]:
+                continue
+            known = told.get(gate_id, {})
+            found = {f"{gate_id} {channel} {kind}": (channel, kind) for channel, kind in channels.items()}
+            changed = [life.close_notice(known[key], self.now) for key in sorted(known.keys() - found.keys())]
+            changed += [self._sensor_fault(gate_id, key, *found[key]) for key in sorted(found.keys() - known.keys())]
+            for notice in changed:
+                store.save_notice(self.connection, notice, actor=SCORING, gate=self.gates[gate_id])
+                self.counts["notices"] += 1
+
+    def _sensor_fault(self, gate_id: str, key: str, channel: str, kind: str) -> Notice:
+        detail = {"as_of": life.rfc3339(self.as_of), "channel": channel, "fault": kind, "ne107": KINDS.get(kind, "")}
+        component = channel.partition(".")[0]
+        return life.open_notice(SENSOR_FAULT, key, self.now, gate_id=gate_id, component=component, detail=detail)
 
     def _last_reading(self, gate_id: str) -> str | None:
         """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""

@@ -4,6 +4,7 @@ The model is faked, because its judgement is not ours to test: it says for each 
 of our own side is real: a migrated database, readings in the historian, operations, features, cases and the outbox.
 """
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -549,6 +550,58 @@ def test_a_gate_that_falls_silent_is_told_once_and_told_again_when_it_is_back(ri
     assert [report.notices for report in reports] == [1]
     with river.connect() as connection:
         assert store.open_notices(connection) == []
+
+
+def sensor_day(engine: Engine, day: int, lost: Mapping[str, str], reason: str = "") -> int:
+    """Tell what the components of the first gate lost on one day; return how many notices began or ended."""
+    as_of = T0 + day * DAY
+    rows = pd.DataFrame(
+        [{"gate_id": GATES[0], "component": part, "reason": reason, "lost": lost.get(part, "")} for part in ("gearbox", "motor")]
+    )
+    with writing(engine) as connection:
+        chunk = cases.CaseDay(connection, Policy(open_at=0.4), GATES[:1], rows, as_of, as_of + HOUR, "")
+        chunk.tell_sensor_faults()
+    return chunk.counts["notices"]
+
+
+def sensor_notices(engine: Engine) -> dict[str, str]:
+    with engine.connect() as connection:
+        return {str(n.detail["channel"]): str(n.detail["fault"]) for n in store.open_notices(connection, "sensor.fault")}
+
+
+def test_a_bad_sensor_is_a_low_notice_once_for_each_channel_and_kind_until_it_is_gone(sqlite_engine: Engine) -> None:
+    stuck = {"motor": "motor.velocity_rms: stuck"}
+    both = stuck | {"gearbox": "gearbox.oil.temperature: drift; gearbox.velocity_rms: spikes"}
+    other_kind = {"motor": "motor.velocity_rms: clipping"}
+
+    changes = [sensor_day(sqlite_engine, day, lost) for day, lost in enumerate([{}, stuck, stuck, both, other_kind, {}])]
+
+    assert changes == [0, 1, 0, 2, 4, 1]
+    assert sensor_notices(sqlite_engine) == {}
+    with sqlite_engine.connect() as connection:
+        query = sa.select(store.events).order_by(store.events.c.event_sequence)
+        told = [(event.type, json.loads(event.body)["data"]) for event in connection.execute(query)]
+    assert [type_ for type_, _ in told].count("sensor.fault") == [type_ for type_, _ in told].count("sensor.restored") == 4
+    assert told[0][1]["severity"] == "low"
+    assert told[0][1]["component"] == "motor"
+    assert told[0][1]["detail"] == {
+        "as_of": "2026-03-03T00:00:00Z",
+        "channel": "motor.velocity_rms",
+        "fault": "stuck",
+        "ne107": "failure",
+    }
+    assert all_alerts(sqlite_engine) == []
+
+
+def test_the_sensors_of_a_gate_that_fell_silent_keep_what_was_said_of_them(sqlite_engine: Engine) -> None:
+    sensor_day(sqlite_engine, 0, {"motor": "motor.velocity_rms: stuck"})
+
+    changed = sensor_day(
+        sqlite_engine, 1, {"motor": "motor.velocity_rms: stale", "gearbox": "gearbox.velocity_rms: stale"}, "stale"
+    )
+
+    assert changed == 0
+    assert sensor_notices(sqlite_engine) == {"motor.velocity_rms": "stuck"}
 
 
 # --- day after day ----------------------------------------------------------------------------------------------------
