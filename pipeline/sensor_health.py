@@ -44,7 +44,9 @@ OPERATIONS = 5
 """Most faults are judged over the days that hold this many operations, one day at least and `MOST_DAYS` at most."""
 
 MOST_DAYS = 14
-STALE_INTERVALS = 2.0
+STALE_INTERVALS, DROPOUT_PATIENCE = 2.0, 4.0
+"""A channel is stale after so many intervals of silence; one that is known to drop out, after so many times as long."""
+
 SAME_SAMPLES, SAME_OPERATIONS = 8, 3
 """A channel is stuck when its newest value came so many times in a row, all through so many operations."""
 
@@ -102,7 +104,9 @@ class Health:
         if not len(self.day_ms):
             return np.full((len(self.channels), len(as_of_ms)), -1, dtype=np.int8)
         silent_s = (as_of_ms - self.seen_ms[:, row]) / 1000.0
-        stale = silent_s > STALE_INTERVALS * self.interval_s[:, row]
+        # where readings drop out, two that are missing in a row say nothing new
+        patience = np.where(self.kind[:, row] == tuple(KINDS).index("dropout"), DROPOUT_PATIENCE, 1.0)
+        stale = silent_s > patience * STALE_INTERVALS * self.interval_s[:, row]
         kinds = np.where(stale, tuple(KINDS).index("stale"), self.kind[:, row])
         return np.where(row >= 0, kinds, -1).astype(np.int8)
 

@@ -313,6 +313,18 @@ def test_a_channel_is_stale_after_two_of_its_intervals_without_a_word() -> None:
     assert at(START_MS + (FROM + 10) * DAY_MS) == {OIL: "stale"}
 
 
+def test_a_channel_that_drops_out_is_not_stale_because_two_readings_in_a_row_are_missing() -> None:
+    frame = gate()
+    drop(OIL, 0.3)(frame, day_of(frame) >= FROM)
+    frame.loc[day_of(frame) >= DAYS - 3 / 96, OIL] = np.nan  # the last three
+    intervals_s = {OIL: INTERVAL_S}
+
+    midnight_ms = START_MS + DAYS * DAY_MS
+
+    assert judged(frame, intervals_s).at(midnight_ms) == {OIL: "dropout"}
+    assert judged(frame, intervals_s).at(midnight_ms + 2 * 3_600_000)[OIL] == "stale"
+
+
 def test_an_interval_that_is_not_declared_is_learnt_from_the_days_at_rest() -> None:
     frame = gate(per_day=0)
 
