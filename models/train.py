@@ -105,7 +105,7 @@ def train(
     registry.check_free(registry_dir, name)
     say = progress or _silent
     if rows is None:
-        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs)
+        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs, compact=True)
     if rows.empty:
         raise TrainingError("the dataset has no readings to make features of")
     observed_until = _ends_of(rows)
@@ -300,6 +300,7 @@ def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress) -> pd.D
         jobs=jobs,
         gate_ids=shared,
         quantities=BARE,
+        compact=True,
     )
     return rows[split.teaches(rows)] if len(rows) else rows
 

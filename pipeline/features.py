@@ -182,6 +182,7 @@ def from_dataset(
     jobs: int = 1,
     gate_ids: Sequence[str] | None = None,
     quantities: Sequence[str] | None = None,
+    compact: bool = False,
 ) -> pd.DataFrame:
     """Feature rows of the gates of a dataset at each of `as_ofs` (default: every midnight their readings cover).
 
@@ -190,6 +191,7 @@ def from_dataset(
     jobs : processes that share the gates; the rows are the same
     gate_ids : these gates only
     quantities : as a station would see it that measures nothing but these
+    compact : hold features in single precision, which is enough to learn from
 
     Returns
     -------
@@ -200,7 +202,7 @@ def from_dataset(
     gate_ids = dataset.gate_ids if gate_ids is None else gate_ids
     for done, rows in enumerate(_each_gate(gate_ids, partial(_of_gate, dataset, as_ofs, quantities), jobs), start=1):
         if len(rows):
-            parts.append(rows)
+            parts.append(rows.astype(dict.fromkeys(FEATURES, np.float32)) if compact else rows)
         if progress is not None:
             progress(done, len(gate_ids))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
