@@ -202,10 +202,14 @@ def from_dataset(
     gate_ids = dataset.gate_ids if gate_ids is None else gate_ids
     for done, rows in enumerate(_each_gate(gate_ids, partial(_of_gate, dataset, as_ofs, quantities), jobs), start=1):
         if len(rows):
-            parts.append(rows.astype(dict.fromkeys(FEATURES, np.float32)) if compact else rows)
+            parts.append(_compact(rows) if compact else rows)
         if progress is not None:
             progress(done, len(gate_ids))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
+
+
+def _compact(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([rows[list(_KEYS)], rows[list(FEATURES)].astype(np.float32)], axis=1)
 
 
 def _each_gate(gate_ids: Sequence[str], work: Callable[[str], pd.DataFrame], jobs: int) -> Iterator[pd.DataFrame]:

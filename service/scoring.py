@@ -185,6 +185,7 @@ def _score_gates(
         store.save_cases(connection, day.cases)
         store.log_cases(connection, day.opened, day.closed)
         day.tell_stale()
+        day.tell_sensor_faults()
     verdicts = sum(row["verdict"] == "forecast" for row in stored)
     return {"gates": len(day.gate_ids), "forecasts": len(stored), "verdicts": verdicts, **day.counts}
 
@@ -201,6 +202,7 @@ def forecast_row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "reason": text_of(row["reason"]),
         **{name: None if pd.isna(row[name]) else float(row[name]) for name in numbers},
         "failure_mode": text_of(row["failure_mode"]),
+        "lost": text_of(row.get("lost")),
         "model_version": str(row["model_version"]),
         "curve": None if curve is None or isinstance(curve, float) else [float(p) for p in curve],
     }

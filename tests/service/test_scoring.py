@@ -54,6 +54,7 @@ class Oracle:
 
     says: Says
     with_components: bool = True
+    lost: Mapping[tuple[str, str], str] = field(default_factory=dict)
     asked: list[pd.DataFrame] = field(default_factory=list)
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,6 +78,7 @@ class Oracle:
             **dict(zip(("p_7d", "p_14d", "p_21d"), day, strict=True)),
             **dict.fromkeys(("ttf_p10_d", "ttf_p50_d", "ttf_p90_d"), np.nan),
             "failure_mode": None if curve is None else "gear",
+            "lost": self.lost.get((gate_id, component), ""),
             "model_version": "oracle-1",
             "curve": curve,
         }
@@ -590,6 +592,23 @@ def test_a_bad_sensor_is_a_low_notice_once_for_each_channel_and_kind_until_it_is
         "fault": "stuck",
         "ne107": "failure",
     }
+    assert all_alerts(sqlite_engine) == []
+
+
+def test_a_stuck_sensor_is_stored_with_the_forecast_and_told_by_scoring(sqlite_engine: Engine) -> None:
+    declare(sqlite_engine, GATES[:1])
+    for day in range(-30, 1):
+        frame = readings_of(T0 + day * DAY, seed=day)
+        if day >= -5:
+            frame["motor.winding.temperature"] = 25.0
+        feed(sqlite_engine, GATES[0], frame)
+    told = model(quiet, lost={(GATES[0], ""): "motor.winding.temperature: stuck"})
+
+    score_days(sqlite_engine, told, 1, first=1)
+
+    with sqlite_engine.connect() as connection:
+        assert store.latest_forecast(connection, GATES[0])[0]["lost"] == "motor.winding.temperature: stuck"
+    assert sensor_notices(sqlite_engine) == {"motor.winding.temperature": "stuck"}
     assert all_alerts(sqlite_engine) == []
 
 
