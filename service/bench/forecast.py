@@ -13,13 +13,18 @@ goes on where it stopped, and a part that is done is not done again. Everything 
 `in_domain`      the model against one that learnt from a fleet of that other world
 `peers`          the model against LightGBM on the same rows and features
 `sensor_faults`  each fault of a sensor: named in time or not, and whether it raises an asset alert; false namings
+`training`       how long training takes, and how much memory
 ===============  =======================================================================================================
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -37,7 +42,7 @@ from models.baselines import Baseline
 from models.evaluate import Estimate, compare, evaluate
 from models.forecast import Forecaster, Settings, calibrate, failure_count, feature_matrix, fit
 from models.labels import FloatArray, History, failures_per_gate, gate_folds, hold_out, label, outcome
-from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, Policy, Replay, tune
+from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, YEAR_DAYS, Policy, Replay, tune
 from models.train import CALIBRATED_AT_D, FOLDS, hoist_types, read_forecasts, record_ends, train, write_forecasts
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.features import FEATURES, from_dataset
@@ -69,6 +74,7 @@ class Sizes:
     training_gates, training_seed : of the fleet that the shipped model learnt from, as the Makefile says; it has as many days
     splits : how many times gates are dealt anew for tuning and counting
     struck_gates : healthy gates that get a sensor fault, of each kind
+    timed_gates, timed_seed : of the fleet on which training is timed
     tuning_gate_years : what a site tunes on in another world
     settings : with which opponents learn
     """
@@ -83,6 +89,8 @@ class Sizes:
     training_seed: int = 2026
     splits: int = 200
     struck_gates: int = 100
+    timed_gates: int = 203
+    timed_seed: int = 107
     tuning_gate_years: float = 60.0
     hazard_scale: float = 1.0
     settings: Settings = field(default_factory=Settings)
@@ -189,7 +197,7 @@ def _features(work: _Work, dataset: Dataset) -> pd.DataFrame:
     file = work.folder / f"features-{dataset.path.name}.parquet"
     if not file.exists():
         part = file.with_name(f"{file.name}.part")
-        from_dataset(dataset).to_parquet(part)
+        from_dataset(dataset, jobs=work.jobs).to_parquet(part)
         part.rename(file)
     return pd.read_parquet(file)
 
@@ -628,6 +636,27 @@ def _sensor_faults(work: _Work) -> list[Figure]:
     )
 
 
+def _training(work: _Work) -> list[Figure]:
+    """How long it takes from raw readings to a registered model, and how much memory, as a command of its own."""
+    sizes = work.sizes
+    dataset = _fleet(work, sizes.timed_seed, gates=sizes.timed_gates)
+    gate_years = sizes.timed_gates * sizes.days / YEAR_DAYS
+    target = work.folder / "timed-registry"
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "service.cli", "train", str(dataset.path), "--registry", str(target), "--name", "timed"]
+    started = time.perf_counter()
+    done = subprocess.run([*command, "--jobs", str(work.jobs)], check=False, capture_output=True, text=True)
+    minutes = (time.perf_counter() - started) / 60.0
+    if done.returncode:
+        raise BenchError(f"bench forecast: training failed: {done.stderr.strip().splitlines()[-1]}")
+    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    told = f"{gate_years:.0f} gate-years of raw readings to a registered model, {work.jobs} processes"
+    return [
+        Figure("training", told, "min", (minutes,), "15 or less"),
+        Figure("training", "its largest process", "GB", (peak_gb,), "6 or less"),
+    ]
+
+
 PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "fleets": _fleets,
     "core": _core,
@@ -637,5 +666,6 @@ PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "in_domain": _in_domain,
     "peers": _peers,
     "sensor_faults": _sensor_faults,
+    "training": _training,
 }
 """The parts by name, in the order in which they make use of each other's work."""

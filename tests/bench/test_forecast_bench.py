@@ -26,6 +26,8 @@ TINY = Sizes(
     training_seed=5,
     splits=4,
     struck_gates=3,
+    timed_gates=8,
+    timed_seed=5,
     tuning_gate_years=0.5,
     hazard_scale=5.0,
     settings=Settings(trees=10, fewest_trees=10, healthy_rows=1000),
@@ -64,6 +66,13 @@ def test_the_core_pools_the_fleets_and_judges_with_intervals(found: dict[str, li
     assert oracle > core["base rate, 14 d"].median
     lenient, strict = core["false alarms, no fault in their 28 days"].median, core["false alarms"].median
     assert lenient <= strict
+
+
+def test_training_is_timed_as_the_command_a_user_gives(found: dict[str, list[Figure]], work: Path) -> None:
+    timed = measured(found["training"])
+
+    assert timed["5 gate-years of raw readings to a registered model, 1 processes"].median > 0
+    assert (work / "timed-registry" / "timed" / "manifest.json").is_file()
 
 
 def test_modes_and_hoists_add_up_to_the_failures(found: dict[str, list[Figure]]) -> None:
