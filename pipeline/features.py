@@ -147,6 +147,9 @@ OVER_Z = 2.0
 _REMEMBER_DAYS = 14
 """A gate that has not moved for some days keeps its last 3-day deviation this long."""
 
+SENSOR_DAYS = 45
+"""Verdicts on a channel look back 14 days with readings, its reporting interval 30; a stuck one is known after some more."""
+
 HISTORY_DAYS = LOOK_BACK_DAYS + _REMEMBER_DAYS + 4
 """How far back the days reach that a row's trends are made of; each is the mean of operations of its own alone."""
 
@@ -163,6 +166,7 @@ class GateHistory:
         Columns ``component`` (``""`` is the whole gate), ``kind``, ``started_at``, ``ended_at`` (aware UTC, NaT allowed).
     intervals_s : expected reporting intervals at rest, by channel, where declared
     commissioned_on : the day the gate went into service, where known
+    first_day_ms : the first day of the gate's record, where `days` are not the whole of it (see `needed_spans`)
     """
 
     gate_id: str
@@ -173,6 +177,7 @@ class GateHistory:
     maintenance: pd.DataFrame
     intervals_s: Mapping[str, float] = field(default_factory=dict)
     commissioned_on: date | None = None
+    first_day_ms: int | None = None
 
 
 def from_dataset(
@@ -287,9 +292,26 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         component's faulty channels, each with its kind: ``"motor.current: stuck; …"``), ``hoist_type`` and the float64
         columns `FEATURES`.
     """
+    return build_all([history], as_ofs)
+
+
+def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> pd.DataFrame:
+    """Feature rows of several gates, one gate after the other as `build` gives them; one frame of many is the cheaper."""
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
     if (at % DAY_MS).any():
         raise ValueError("as_of must be a UTC midnight")
+    parts = [_rows_of(history, at) for history in histories]
+    if not parts:
+        return pd.DataFrame(columns=[*_KEYS, *FEATURES])
+    keys = {name: np.concatenate([of_gate[name] for of_gate, _ in parts]) for name in _KEYS}
+    frame = pd.DataFrame(keys)
+    frame["as_of"] = frame["as_of"].astype("datetime64[ms]").dt.tz_localize("UTC")
+    values = pd.DataFrame(np.concatenate([matrix for _, matrix in parts]), columns=list(FEATURES))
+    return pd.concat([frame, values], axis="columns")
+
+
+def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Key columns of one gate's rows by name, and `FEATURES`, shape (rows, features)."""
     view = _GateView(history, at)
     deviations = {component: view.deviations(component) for component in history.components}
     empty = np.full(len(at), np.nan)
@@ -304,7 +326,7 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
     shared.update(_ranked("gate_t", gate_t))
     shared.update({f"hoist_{hoist}": np.full(len(at), float(history.hoist_type == hoist)) for hoist in HOIST_TYPES})
 
-    blocks: dict[str, list[np.ndarray]] = {name: [] for name in FEATURES}
+    blocks = [np.empty((0, len(FEATURES)))]
     for component in history.components:
         groups = deviations[component]
         own = {group: groups.get(group) or _fuse([], len(at)) for group in OWN_GROUPS}
@@ -324,18 +346,17 @@ def build(history: GateHistory, as_ofs: Sequence[datetime]) -> pd.DataFrame:
         columns.update(view.record(component))
         kind = component if component in COMPONENT_KINDS else "other"
         columns.update({f"is_{name}": np.full(len(at), float(name == kind)) for name in (*COMPONENT_KINDS, "other")})
-        for name in FEATURES:
-            blocks[name].append(columns[name])
+        blocks.append(np.array([columns[name] for name in FEATURES]).T)
     n = len(history.components)
     keys = {
         "gate_id": np.full(n * len(at), history.gate_id, dtype=object),
         "component": np.repeat(np.array(history.components, dtype=object), len(at)),
-        "as_of": pd.Series(np.tile(at, n).astype("datetime64[ms]")).dt.tz_localize("UTC"),
+        "as_of": np.tile(at, n),
         "reason": np.concatenate([view.reasons(component) for component in history.components] or [np.empty(0, object)]),
         "lost": np.concatenate([view.told_lost(component) for component in history.components] or [np.empty(0, object)]),
         "hoist_type": np.full(n * len(at), history.hoist_type, dtype=object),
     }
-    return pd.DataFrame({**keys, **{name: np.concatenate(blocks[name] or [np.empty(0)]) for name in FEATURES}})
+    return keys, np.concatenate(blocks)
 
 
 def cycle_state(
@@ -380,6 +401,59 @@ def cycle_state(
         out_of_order |= waiting & ~given_up
         start_ms = np.where(waiting & given_up, np.maximum(start_ms, failed_ms + DAY_MS), start_ms)
     return start_ms, out_of_order
+
+
+def _cycle_starts(maintenance: pd.DataFrame, component: str, first_day_ms: int, until_ms: int) -> list[int]:
+    """Every start of a cycle that some midnight up to `until_ms` knew of, rising."""
+    midnights_ms = np.arange(first_day_ms, until_ms + 1, DAY_MS)
+    return sorted({int(ms) for ms in cycle_state(maintenance, component, first_day_ms, midnights_ms)[0]})
+
+
+def _whole_cycle_before(cycle_starts_ms: Sequence[int], cycle_ms: int) -> int | None:
+    """Start of the last earlier cycle that got a whole baseline; None where there is none."""
+    followed = pairwise(cycle_starts_ms)
+    earlier = [start for start, end in followed if end <= cycle_ms and end - start >= BASELINE_DAYS * DAY_MS]
+    return earlier[-1] if earlier else None
+
+
+def _first_day(history: GateHistory, day_ms: np.ndarray, until_ms: int) -> int:
+    first_ms = history.first_day_ms
+    if first_ms is None:
+        first_ms = int(day_ms.min()) if len(day_ms) else until_ms
+    return min(first_ms, until_ms)
+
+
+def needed_spans(
+    maintenance: pd.DataFrame, components: Sequence[str], first_day_ms: int, as_ofs: Sequence[datetime]
+) -> list[tuple[int, int]]:
+    """Spans of whole days (epoch ms, the end exclusive) whose operations and days make the rows at `as_ofs`.
+
+    These are the days that trends look back to, and the baselines of each component's cycle and of the last one before it
+    that had a whole one, each with some days before it, by which its sensors are judged. `build` gives the same rows from
+    them as from the whole record (given `GateHistory.first_day_ms`), as long as gates report at least now and then.
+
+    Parameters
+    ----------
+    maintenance, first_day_ms : as in `GateHistory`
+    components : those of the gate that have channels, the station's shared instruments among them
+    """
+    at = sorted({_to_ms(as_of) for as_of in as_ofs})
+    spans = [(at[0] - (HISTORY_DAYS + _REMEMBER_DAYS) * DAY_MS, at[-1])]
+    for component in components:
+        starts_ms = _cycle_starts(maintenance, component, first_day_ms, at[-1])
+        for cycle_ms in {int(ms) for ms in cycle_state(maintenance, component, first_day_ms, np.array(at))[0]}:
+            before_ms = _whole_cycle_before(starts_ms, cycle_ms)
+            for start_ms in (cycle_ms,) if before_ms is None else (before_ms, cycle_ms):
+                spans.append((start_ms, min(start_ms + BASELINE_DAYS * DAY_MS, at[-1])))
+    merged: list[tuple[int, int]] = []
+    for start_ms, end_ms in sorted(spans):
+        start_ms = (start_ms // DAY_MS - SENSOR_DAYS) * DAY_MS
+        end_ms = -(-end_ms // DAY_MS) * DAY_MS
+        if merged and start_ms <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end_ms))
+        else:
+            merged.append((start_ms, end_ms))
+    return merged
 
 
 def _ms_column(instants: pd.Series) -> np.ndarray:
@@ -438,7 +512,7 @@ class _GateView:
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
         days = history.days[history.days["day_ms"] < at[-1]]
         day_ms = days["day_ms"].to_numpy(dtype=np.int64)
-        self.first_day_ms = int(day_ms.min()) if len(days) else int(at[-1])
+        self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
         self.health = sensor_health.assess(days, self.started, self._cycle_starts, history.intervals_s)
         self.row_of = np.searchsorted(day_ms, self.started // DAY_MS * DAY_MS)
         self.row_at = np.searchsorted(day_ms, at, side="left") - 1
@@ -520,11 +594,10 @@ class _GateView:
 
     def _healthy_before(self, cycle_starts_ms: Sequence[int], cycle_ms: int) -> np.ndarray | None:
         """Operations of the baseline of the last earlier cycle that got a whole one; None where there is none."""
-        followed = pairwise(cycle_starts_ms)
-        earlier = [start for start, end in followed if end <= cycle_ms and end - start >= BASELINE_DAYS * DAY_MS]
-        if not earlier:
+        before_ms = _whole_cycle_before(cycle_starts_ms, cycle_ms)
+        if before_ms is None:
             return None
-        return np.asarray((self.started >= earlier[-1]) & (self.started < earlier[-1] + BASELINE_DAYS * DAY_MS))
+        return np.asarray((self.started >= before_ms) & (self.started < before_ms + BASELINE_DAYS * DAY_MS))
 
     def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
         """Per group of evidence the component has: the trend of its deviation at each as_of."""
@@ -533,8 +606,7 @@ class _GateView:
         found = {trend: np.full((len(names), len(self.at)), np.nan) for trend in _TREND}
         start, _ = self.cycles(component)
         fitted_at = np.searchsorted(_BASELINE_AGES, (self.at - start) / DAY_MS, side="right") - 1
-        midnights_ms = np.arange(self.first_day_ms, self.at[-1] + 1, DAY_MS)
-        cycle_starts_ms = sorted({int(ms) for ms in self._cycle_starts(component, midnights_ms)})
+        cycle_starts_ms = _cycle_starts(self.history.maintenance, component, self.first_day_ms, int(self.at[-1]))
         for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
             wanted = (start == cycle_ms) & (fitted_at == fit)
             columns = self.columns[wanted]

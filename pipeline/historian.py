@@ -8,9 +8,11 @@ arrival never matters. The hot path is raw SQL that SQLite and PostgreSQL both u
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +143,7 @@ operations = sa.Table(
     sa.Column("gate_id", sa.String(128), primary_key=True),
     sa.Column("started_ms", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("ended_ms", sa.BigInteger, nullable=False),
-    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("summary", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 days = sa.Table(
@@ -149,7 +151,15 @@ days = sa.Table(
     metadata,
     sa.Column("gate_id", sa.String(128), primary_key=True),
     sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("summary", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+summary_names = sa.Table(
+    "summary_names",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("told_of", sa.String(16), primary_key=True),
+    sa.Column("names", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
 maintenance = sa.Table(
@@ -486,10 +496,12 @@ def replace_days(
     connection: Connection,
     gate_id: str,
     days_ms: Sequence[int],
-    operation_rows: Sequence[tuple[int | str, ...]],
-    day_rows: Sequence[tuple[int | str, ...]],
+    operation_rows: Sequence[tuple[int | bytes, ...]],
+    day_rows: Sequence[tuple[int | bytes, ...]],
 ) -> None:
     """Put the operations (started_ms, ended_ms, summary) and days (day_ms, summary) of whole days in place of the old.
+
+    A summary is packed numbers, in the order of `grow_summary_names`.
 
     The days are clean afterwards; call it in the transaction that read their readings.
     """
@@ -509,24 +521,81 @@ def replace_days(
         connection.execute(sa.insert(days), told)
 
 
-def load_operations(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
+def load_summary_names(connection: Connection, gate_ids: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The names of the numbers in the summaries of some gates, by (gate_id, ``"operations"`` or ``"days"``)."""
+    query = sa.select(summary_names).where(summary_names.c.gate_id.in_(list(gate_ids)))
+    return {(row.gate_id, row.told_of): _names(row.names) for row in connection.execute(query)}
+
+
+@lru_cache(maxsize=256)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))  # gates of one make have the same
+
+
+def grow_summary_names(connection: Connection, gate_id: str, told_of: str, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the numbers in a gate's summaries, the new ones of `wanted` at their end.
+
+    None ever goes, so that old summaries need not be written anew when the gate gets another channel.
+    """
+    known = load_summary_names(connection, [gate_id]).get((gate_id, told_of), ())
+    new = [name for name in wanted if name not in set(known)]
+    if not new:
+        return known
+    names = (*known, *new)
+    row = {"gate_id": gate_id, "told_of": told_of, "names": json.dumps(names, separators=(",", ":"))}
+    connection.execute(sa.delete(summary_names).where(summary_names.c.gate_id == gate_id, summary_names.c.told_of == told_of))
+    connection.execute(sa.insert(summary_names).values(row))
+    return names
+
+
+def load_operations(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | bytes, ...]]:
     """Rows (started_ms, ended_ms, summary) of one gate's operations started in ``[since_ms, before_ms)``, in order."""
-    query = (
-        sa.select(operations.c.started_ms, operations.c.ended_ms, operations.c.summary)
-        .where(operations.c.gate_id == gate_id, operations.c.started_ms.between(since_ms, before_ms - 1))
-        .order_by(operations.c.started_ms)
-    )
-    return [tuple(row) for row in connection.execute(query)]
+    return [row[1:] for row in load_spans(connection, operations, [(gate_id, since_ms, before_ms)])]
 
 
-def load_days(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | str, ...]]:
+def load_days(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | bytes, ...]]:
     """Rows (day_ms, summary) of one gate's days in ``[since_ms, before_ms)``, in order."""
+    return [row[1:] for row in load_spans(connection, days, [(gate_id, since_ms, before_ms)])]
+
+
+Span = tuple[str, int, int]
+"""A gate, from when (epoch ms), and until when (exclusive)."""
+
+
+def load_spans(connection: Connection, table: sa.Table, spans: Sequence[Span]) -> list[tuple[Any, ...]]:
+    """Rows of `operations` or `days` within spans that do not overlap, span by span, each by its time; one query."""
+    if not spans:
+        return []
+    columns = [column.name for column in table.columns]
+    mark = "(?, ?, ?)" if connection.dialect.name == "sqlite" else "(%s::text, %s::bigint, %s::bigint)"
+    values = ", ".join([mark] * len(spans))
+    # CROSS JOIN fixes SQLite's order: the spans outside, a search of the clustered key inside
     query = (
-        sa.select(days.c.day_ms, days.c.summary)
-        .where(days.c.gate_id == gate_id, days.c.day_ms.between(since_ms, before_ms - 1))
-        .order_by(days.c.day_ms)
+        f"WITH s (gate_id, since_ms, before_ms) AS (VALUES {values}) "  # noqa: S608 - fixed words only
+        f"SELECT {', '.join(f't.{name}' for name in columns)} FROM s CROSS JOIN {table.name} t "
+        f"WHERE t.gate_id = s.gate_id AND t.{columns[1]} >= s.since_ms AND t.{columns[1]} < s.before_ms"
     )
-    return [tuple(row) for row in connection.execute(query)]
+    found = connection.exec_driver_sql(query, tuple(part for span in spans for part in span))
+    return sorted((tuple(row) for row in found), key=lambda row: row[:2])
+
+
+def first_days(connection: Connection, gate_ids: Sequence[str]) -> dict[str, int]:
+    """The first UTC day (epoch ms) with readings of each of some gates that has any."""
+    mark = "(?)" if connection.dialect.name == "sqlite" else "(%s::text)"
+    values = ", ".join([mark] * len(gate_ids))
+    query = (
+        f"WITH g (gate_id) AS (VALUES {values}) SELECT g.gate_id, "  # noqa: S608 - fixed words only
+        "(SELECT d.day_ms FROM days d WHERE d.gate_id = g.gate_id ORDER BY d.day_ms LIMIT 1) FROM g"
+    )
+    if not gate_ids:
+        return {}
+    return {gate_id: day_ms for gate_id, day_ms in connection.exec_driver_sql(query, tuple(gate_ids)) if day_ms is not None}
+
+
+def newest_day(connection: Connection, gate_id: str, before_ms: int) -> int | None:
+    """The newest UTC day (epoch ms) before an instant that has readings."""
+    query = sa.select(sa.func.max(days.c.day_ms)).where(days.c.gate_id == gate_id, days.c.day_ms < before_ms)
+    return connection.scalar(query)
 
 
 def load_table(connection: Connection, table: sa.Table, gate_ids: Sequence[str] | None = None) -> pd.DataFrame:

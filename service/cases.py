@@ -211,9 +211,13 @@ class CaseDay:
 
     def _last_reading(self, gate_id: str) -> str | None:
         """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
-        rows = historian.load_days(self.connection, gate_id, 0, to_ms(self.as_of))
-        days = operations.from_rows(rows[-1:], ("day_ms",))
-        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1]))) if len(days) else None
+        day_ms = historian.newest_day(self.connection, gate_id, to_ms(self.as_of))
+        if day_ms is None:
+            return None
+        rows = historian.load_days(self.connection, gate_id, day_ms, day_ms + 1)
+        names = historian.load_summary_names(self.connection, [gate_id])[gate_id, "days"]
+        days = operations.from_rows(rows, ("day_ms",), names)
+        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1])))
 
 
 def _case_state(plain: Mapping[str, Any]) -> CaseState:

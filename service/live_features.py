@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -16,6 +19,9 @@ from sqlalchemy.engine import Connection, Engine
 from pipeline import features, historian, operations
 from pipeline.historian import to_ms, writing
 from pipeline.readings import DAY_MS
+
+GATES_AT_ONCE = 50
+"""Gates whose histories are in memory at one time, some 400 kB each."""
 
 
 def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
@@ -32,15 +38,19 @@ def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
         days_ms = historian.load_dirty_days(connection, [gate_id], before_ms).get(gate_id, [])
         for run_ms in _runs(days_ms):
             readings = historian.read_gate(connection, gate_id, run_ms[0], run_ms[-1] + DAY_MS)
-            cut = operations.segment(readings)
-            historian.replace_days(
-                connection,
-                gate_id,
-                run_ms,
-                operations.to_rows(cut.operations, ("started_ms", "ended_ms")),
-                operations.to_rows(cut.days, ("day_ms",)),
-            )
+            replace_days(connection, gate_id, run_ms, operations.segment(readings))
     return len(days_ms)
+
+
+def replace_days(connection: Connection, gate_id: str, days_ms: Sequence[int], cut: operations.Segmented) -> None:
+    """Put what was cut from whole days in place of what the historian has of them."""
+    rows = {}
+    for told_of, frame in (("operations", cut.operations), ("days", cut.days)):
+        keys = operations.KEYS[told_of]
+        wanted = [name for name in frame.columns if name not in keys] if len(frame) else []
+        names = historian.grow_summary_names(connection, gate_id, told_of, wanted)
+        rows[told_of] = operations.to_rows(frame, keys, names)
+    historian.replace_days(connection, gate_id, days_ms, rows["operations"], rows["days"])
 
 
 def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
@@ -56,29 +66,70 @@ def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
 
 def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> pd.DataFrame:
     """Feature rows of some gates as of some midnights, from stored operations, days and maintenance records."""
+    found = [
+        rows
+        for start in range(0, len(gate_ids), GATES_AT_ONCE)
+        for rows in [features.build_all(load_histories(connection, gate_ids[start : start + GATES_AT_ONCE], as_ofs), as_ofs)]
+        if not rows.empty
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["gate_id"])
+
+
+def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> list[features.GateHistory]:
+    """What the feature rows of some gates need of their histories, no more."""
     until_ms = to_ms(max(as_ofs))
-    gates = historian.load_table(connection, historian.gates, gate_ids).set_index("gate_id")
+    gates = {row.gate_id: row for row in connection.execute(_of(historian.gates, gate_ids))}
     named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
-    for table in (historian.components, historian.channels):
-        query = sa.select(table.c.gate_id, table.c.component).where(table.c.gate_id.in_(list(gate_ids)))
-        for gate_id, component in connection.execute(query):
-            named[gate_id].add(component)
+    intervals_s: dict[str, dict[str, float]] = {gate_id: {} for gate_id in gate_ids}
+    for row in connection.execute(_of(historian.components, gate_ids)):
+        named[row.gate_id].add(row.component)
+    for row in connection.execute(_of(historian.channels, gate_ids)):
+        named[row.gate_id].add(row.component)
+        if row.interval_s is not None:
+            key = ".".join(part for part in (row.component, row.point, row.quantity) if part)
+            intervals_s[row.gate_id][key] = row.interval_s
+    maintenance = _maintenance(connection, gate_ids)
+    first_ms = historian.first_days(connection, gate_ids)
+    spans: list[historian.Span] = []
+    for gate_id in gate_ids:
+        if gate_id in first_ms:
+            needed = features.needed_spans(maintenance[gate_id], sorted({"station", *named[gate_id]}), first_ms[gate_id], as_ofs)
+            spans += [(gate_id, since_ms, before_ms) for since_ms, before_ms in needed]
+    names = historian.load_summary_names(connection, gate_ids)
+    frames: dict[str, dict[str, pd.DataFrame]] = {}
+    for table in (historian.operations, historian.days):
+        keys = operations.KEYS[table.name]
+        rows = historian.load_spans(connection, table, spans)
+        of_gate = {gate_id: [row[1:] for row in group] for gate_id, group in groupby(rows, itemgetter(0))}
+        frames[table.name] = {
+            gate_id: operations.from_rows(of_gate.get(gate_id, ()), keys, names.get((gate_id, table.name), ()))
+            for gate_id in gate_ids
+        }
+    return [
+        features.GateHistory(
+            gate_id=gate_id,
+            components=features.components_to_score(named[gate_id]),
+            hoist_type=str(gates[gate_id].hoist_type or ""),
+            operations=frames["operations"][gate_id],
+            days=frames["days"][gate_id],
+            maintenance=maintenance[gate_id],
+            intervals_s=intervals_s[gate_id],
+            commissioned_on=features.day_or_none(gates[gate_id].commissioned_on),
+            first_day_ms=min(first_ms.get(gate_id, until_ms), until_ms),
+        )
+        for gate_id in gate_ids
+    ]
+
+
+def _of(table: sa.Table, gate_ids: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(table).where(table.c.gate_id.in_(list(gate_ids)))
+
+
+def _maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The maintenance records of each of some gates, as `features.GateHistory` has them."""
     records = historian.load_table(connection, historian.maintenance, gate_ids)
     for column in ("started_at", "ended_at"):
         records[column] = pd.to_datetime(records[column], utc=True).astype("datetime64[ms, UTC]")
-    parts = []
-    for gate_id in gate_ids:
-        rows_of = historian.load_operations(connection, gate_id, 0, until_ms)
-        history = features.GateHistory(
-            gate_id=gate_id,
-            components=features.components_to_score(named[gate_id]),
-            hoist_type=str(gates.loc[gate_id, "hoist_type"] or ""),
-            operations=operations.from_rows(rows_of, ("started_ms", "ended_ms")),
-            days=operations.from_rows(historian.load_days(connection, gate_id, 0, until_ms), ("day_ms",)),
-            maintenance=records.loc[records["gate_id"] == gate_id, ["component", "kind", "started_at", "ended_at"]].reset_index(
-                drop=True
-            ),
-        )
-        parts.append(features.build(history, as_ofs))
-    found = [part for part in parts if not part.empty]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["gate_id"])
+    wanted = ["component", "kind", "started_at", "ended_at"]
+    found = {str(gate_id): part[wanted].reset_index(drop=True) for gate_id, part in records.groupby("gate_id")}
+    return {gate_id: found.get(gate_id, records.loc[:-1, wanted].iloc[:0]) for gate_id in gate_ids}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from pipeline import historian
 from pipeline.historian import from_ms, to_ms
-from pipeline.operations import segment, to_rows
+from pipeline.operations import KEYS, from_rows, segment, summaries
 from pipeline.readings import DAY_MS
 from service import store
 from service.alerts import SEVERITIES, STATES, Alert
@@ -212,13 +213,21 @@ def operations_before(connection: Connection, gate_id: str, start_ms: int, befor
     """The last `limit` operations of a gate that started in ``[start_ms, before_ms)``, newest first."""
     table = historian.operations
     query = (
-        sa.select(table)
+        sa.select(table.c.started_ms, table.c.ended_ms, table.c.summary)
         .where(table.c.gate_id == gate_id, table.c.started_ms >= start_ms, table.c.started_ms < before_ms)
         .order_by(table.c.started_ms.desc())
         .limit(limit)
     )
+    names = historian.load_summary_names(connection, [gate_id]).get((gate_id, "operations"), ())
+    return _operations(from_rows([tuple(row) for row in connection.execute(query)], KEYS["operations"], names))
+
+
+def _operations(frame: pd.DataFrame) -> list[Operation]:
+    keys = KEYS["operations"]
+    at = frame[list(keys)].to_numpy(dtype=np.int64).tolist()
     return [
-        Operation(from_ms(row.started_ms), from_ms(row.ended_ms), json.loads(row.summary)) for row in connection.execute(query)
+        Operation(from_ms(started), from_ms(ended), told)
+        for (started, ended), told in zip(at, summaries(frame, keys), strict=True)
     ]
 
 
@@ -312,9 +321,5 @@ def operations_up_to_now(connection: Connection, gate_id: str, start_ms: int, en
     for day_ms in dirty:
         if day_ms + DAY_MS > start_ms:
             frame = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS)).operations
-            found += [
-                Operation(from_ms(int(started)), from_ms(int(ended)), json.loads(str(summary)))
-                for started, ended, summary in to_rows(frame, ("started_ms", "ended_ms"))
-                if start_ms <= int(started) < end_ms
-            ]
+            found += _operations(frame[frame["started_ms"].between(start_ms, end_ms - 1)])
     return sorted(found, key=lambda one: one.started_at)

@@ -112,23 +112,23 @@ def test_dirty_days_last_seen_and_tallies_move_forward_only(engine: Engine) -> N
 
 
 def test_replacing_days_leaves_the_other_days_alone_and_cleans_them(engine: Engine) -> None:
-    def operation(day: int, hour: int) -> tuple[int, int, str]:
+    def operation(day: int, hour: int) -> tuple[int, int, bytes]:
         start = BASE_MS + day * DAY_MS + hour * 3_600_000
-        return (start, start + 60_000, f'{{"day": {day}}}')
+        return (start, start + 60_000, b"%d" % day)
 
     with historian.writing(engine) as connection:
         historian.mark_dirty(connection, {("G1", BASE_MS)})
         historian.replace_days(
-            connection, "G1", [BASE_MS, BASE_MS + DAY_MS], [operation(0, 1), operation(1, 1)], [(BASE_MS, "{}")]
+            connection, "G1", [BASE_MS, BASE_MS + DAY_MS], [operation(0, 1), operation(1, 1)], [(BASE_MS, b"")]
         )
-        historian.replace_days(connection, "G1", [BASE_MS], [operation(0, 2), operation(0, 3)], [(BASE_MS, "{}")])
+        historian.replace_days(connection, "G1", [BASE_MS], [operation(0, 2), operation(0, 3)], [(BASE_MS, b"")])
 
         assert historian.load_operations(connection, "G1", 0, BASE_MS + 9 * DAY_MS) == [
             operation(0, 2),
             operation(0, 3),
             operation(1, 1),
         ]
-        assert historian.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, "{}")]
+        assert historian.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, b"")]
         assert historian.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.operations import DAY_MS, from_rows, grouped_median, segment, to_rows
+from pipeline.operations import DAY_MS, from_rows, grouped_median, segment, summaries, to_rows
 from tests import oracles
 
 BASE_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
@@ -98,8 +98,9 @@ def test_many_days_give_byte_for_byte_what_each_day_alone_gives(drawn: list[tupl
     alone = [segment(readings_of(day).dropna(axis="columns", how="all")) for day in by_day(rows)]
 
     for part, keys in (("operations", ("started_ms", "ended_ms")), ("days", ("day_ms",))):
-        apart = [row for cut in alone for row in to_rows(getattr(cut, part), keys)]
-        assert to_rows(getattr(together, part), keys) == apart
+        names = sorted({*getattr(together, part).columns} - {*keys})
+        apart = [row for cut in alone for row in to_rows(getattr(cut, part), keys, names)]
+        assert to_rows(getattr(together, part), keys, names) == apart
 
 
 def test_components_that_report_some_seconds_apart_belong_to_one_operation() -> None:
@@ -185,8 +186,17 @@ def test_rows_for_the_historian_come_back_exactly() -> None:
     rows = [{"ts_ms": BASE_MS + minute * 60_000, "moving": 1.0, "v": 1.0 / 3.0 + minute, "t": 30.1} for minute in range(4)]
     operations = segment(readings_of(rows)).operations
 
-    again = from_rows(to_rows(operations, ("started_ms", "ended_ms")), ("started_ms", "ended_ms"))
+    keys = ("started_ms", "ended_ms")
+    names = [name for name in operations.columns if name not in keys]
+    again = from_rows(to_rows(operations, keys, names), keys, names)
 
-    for name in again.columns:
-        assert again[name].tolist() == operations[name].tolist()
-    assert operations.drop(columns=list(again.columns)).isna().all(axis=None)
+    pd.testing.assert_frame_equal(again, operations[[*keys, *sorted(names)]], check_exact=True)
+
+
+def test_a_row_written_before_its_gate_had_a_channel_is_read_with_that_channel_unknown() -> None:
+    old, new = pd.DataFrame({"day_ms": [0], "b": [1.5]}), pd.DataFrame({"day_ms": [DAY_MS], "a": [2.5], "b": [np.nan]})
+
+    found = from_rows([*to_rows(old, ["day_ms"], ["b"]), *to_rows(new, ["day_ms"], ["b", "a"])], ["day_ms"], ["b", "a"])
+
+    pd.testing.assert_frame_equal(found, pd.DataFrame({"day_ms": [0, DAY_MS], "a": [np.nan, 2.5], "b": [1.5, np.nan]}))
+    assert summaries(found, ["day_ms"]) == [{"b": 1.5}, {"a": 2.5}]

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from pipeline import features, historian, transfer
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.operations import from_rows, segment, to_rows
+from pipeline.operations import segment
 from pipeline.readings import DAY_MS
 from pipeline.simulator import write_dataset
+from service.live_features import load_features, replace_days
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -65,30 +66,8 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
         days = historian.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
         for day_ms in reversed(days):  # one day at a time, the newest first: order must not matter
             cut = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS))
-            operations, told = to_rows(cut.operations, ("started_ms", "ended_ms")), to_rows(cut.days, ("day_ms",))
-            historian.replace_days(connection, gate_id, [day_ms], operations, told)
-        gate = historian.load_table(connection, historian.gates, [gate_id]).iloc[0]
-        slots = historian.load_slots(connection, gate_id)
-        parts = {
-            *historian.load_table(connection, historian.components, [gate_id])["component"],
-            *historian.load_table(connection, historian.channels, [gate_id])["component"],
-        }
-        records = historian.load_table(connection, historian.maintenance, [gate_id])
-        for column in ("started_at", "ended_at"):
-            records[column] = pd.to_datetime(records[column], utc=True).astype("datetime64[ms, UTC]")
-        live = features.build(
-            features.GateHistory(
-                gate_id,
-                features.components_to_score(parts),
-                gate["hoist_type"],
-                from_rows(historian.load_operations(connection, gate_id, 0, at_ms), ("started_ms", "ended_ms")),
-                from_rows(historian.load_days(connection, gate_id, 0, at_ms), ("day_ms",)),
-                records[["component", "kind", "started_at", "ended_at"]],
-                {s.channel.key: s.channel.interval_s for s in slots.values() if s.channel.interval_s is not None},
-                features.day_or_none(gate["commissioned_on"]),
-            ),
-            [at],
-        )
+            replace_days(connection, gate_id, [day_ms], cut)
+        live = load_features(connection, [gate_id], [at.to_pydatetime()])
 
     assert len(days) == 60
     assert live["velocity_dev"].notna().any()

@@ -139,8 +139,8 @@ def test_operations_of_an_older_database_are_forgotten_and_their_days_cut_again(
             at = {"gate_id": gate_id, "at": midnight}
             connection.execute(sa.text("INSERT INTO rests (gate_id, day_ms, summary) VALUES (:gate_id, :at, '{}')"), at)
         for gate_id in ("DSH-S1-G1", "DSH-S2-G1"):
-            operation = {"gate_id": gate_id, "started_ms": noon, "ended_ms": noon + 60_000, "summary": "{}"}
-            connection.execute(sa.insert(historian.operations), operation)
+            at = {"gate_id": gate_id, "at": noon}
+            connection.execute(sa.text("INSERT INTO operations VALUES (:gate_id, :at, :at + 60000, '{}')"), at)
         historian.mark_dirty(connection, [("DSH-S1-G1", midnight)])
 
     store.migrate(engine)

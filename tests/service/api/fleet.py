@@ -16,13 +16,14 @@ from sqlalchemy.engine import Connection, Engine
 from models.policy import Policy, severity
 from pipeline import historian
 from pipeline.historian import to_ms, writing
-from pipeline.operations import segment, to_rows
+from pipeline.operations import segment
 from pipeline.readings import DAY_MS, Channel
 from service import alerts as life
 from service import store
 from service.alerts import Outlook
 from service.api import auth, keys
 from service.api.app import create_app
+from service.live_features import replace_days
 from service.webhooks.guard import Guard, check_url
 
 NOW = datetime(2026, 11, 20, 8, 40, tzinfo=UTC)
@@ -153,13 +154,7 @@ def add_readings(connection: Connection, gate_id: str, days: int = 30) -> None:
                 )
     historian.store_readings(connection, [(*key, *values) for key, values in sorted(rows.items())])
     done = segment(historian.read_gate(connection, gate_id, first, to_ms(TODAY)))
-    historian.replace_days(
-        connection,
-        gate_id,
-        [first + day * DAY_MS for day in range(days)],
-        to_rows(done.operations, ("started_ms", "ended_ms")),
-        to_rows(done.days, ("day_ms",)),
-    )
+    replace_days(connection, gate_id, [first + day * DAY_MS for day in range(days)], done)
     historian.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
 
 
