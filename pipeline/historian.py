@@ -595,7 +595,8 @@ def first_days(connection: Connection, gate_ids: Sequence[str]) -> dict[str, int
 def newest_day(connection: Connection, gate_id: str, before_ms: int) -> int | None:
     """The newest UTC day (epoch ms) before an instant that has readings."""
     query = sa.select(sa.func.max(days.c.day_ms)).where(days.c.gate_id == gate_id, days.c.day_ms < before_ms)
-    return connection.scalar(query)
+    newest: int | None = connection.scalar(query)
+    return newest
 
 
 def load_table(connection: Connection, table: sa.Table, gate_ids: Sequence[str] | None = None) -> pd.DataFrame:

@@ -7,7 +7,7 @@ temperature everywhere, and a vibration sensor shows its own floor. Verdicts on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,9 @@ SMOOTH_D = 5
 REST_SAMPLES = 8
 """A day with fewer samples at rest is no day at rest."""
 
+_SPOILS = np.array([*(kind in MASKED for kind in KINDS), False])  # the last stands for -1, nothing found
+_SPOILS_TEMPERATURE = np.array([*(kind in MASKED and kind != "drift" for kind in KINDS), False])
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -118,10 +121,8 @@ class Health:
 
     def believable(self, channel: str) -> Bools:
         """On which days the channel's values may be used; a thermometer that drifts may, less its bias."""
-        spoilt = [tuple(KINDS).index(kind) for kind in MASKED]
-        if quantity_of(channel) == "temperature":
-            spoilt.remove(tuple(KINDS).index("drift"))
-        return ~np.isin(self.kind[self.channels.index(channel)], spoilt)
+        spoils = _SPOILS_TEMPERATURE if quantity_of(channel) == "temperature" else _SPOILS
+        return ~spoils[self.kind[self.channels.index(channel)]]
 
 
 def read_lost(text: str) -> dict[str, str]:
@@ -161,10 +162,10 @@ def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, inte
     window = _window_starts(operations, OPERATIONS)
     component_of = np.array([channel.partition(".")[0] for channel in channels])
     cycles = {name: cycle_starts(name, day_ms + DAY_MS) for name in sorted(set(component_of.tolist()))}
-    cycle = np.vstack([cycles[name] for name in component_of])
-    fits = list(_fits(day_ms, cycle))
+    fits = _fits(day_ms, cycles, component_of)
     quantity = np.array([quantity_of(channel) for channel in channels])
 
+    habits = _habits(table, fits)
     bias_k, drift = _drift(table, quantity, fits)
     found = {
         "stuck": _stuck(table, quantity, fits),
@@ -172,14 +173,14 @@ def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, inte
         "clipping": _clipping(table, quantity, operations, fits),
         "loose_mount": _loose(table, quantity, component_of, fits),
         "drift": drift,
-        "dropout": _dropout(table, window, fits),
+        "dropout": _dropout(table, window, habits),
         "spikes": _spikes(table, quantity, operations, fits),
     }
-    kind = np.full(cycle.shape, -1, dtype=np.int8)
+    kind = np.full((len(channels), len(day_ms)), -1, dtype=np.int8)
     for number, name in reversed(list(enumerate(KINDS))):
         if name in found:
             kind[found[name]] = number
-    silent_in_motion = _silent_in_motion(table, window, fits)
+    silent_in_motion = _silent_in_motion(table, habits)
     kind[silent_in_motion] = 0
     seen = np.maximum.accumulate(np.nan_to_num(table["seen_ms"], nan=-np.inf), axis=1)
     return Health(channels, day_ms, kind, bias_k, _intervals(table, channels, intervals_s), seen)
@@ -189,46 +190,76 @@ class _Table:
     """The days' columns as arrays of shape (channels, days), NaN where a channel does not have them."""
 
     def __init__(self, days: pd.DataFrame, channels: Sequence[str]) -> None:
-        self._days = {name: days[name].to_numpy(dtype=np.float64) for name in days.columns}
-        self._nothing = np.full(len(days), np.nan)
+        self._days = days.to_numpy(dtype=np.float64).T
+        self._place = {name: place for place, name in enumerate(days.columns)}
         self._channels = channels
+        self._counts: dict[str, Floats] = {}
         self._made: dict[str, Floats] = {}
         # a handful of samples between two operations is no day at rest
         self._made["rest"] = np.where(self.count("n_rest") >= REST_SAMPLES, self["rest"], np.nan)
 
     def __getitem__(self, told: str) -> Floats:
         if told not in self._made:
-            columns = [self._days.get(f"{channel}:{told}", self._nothing) for channel in self._channels]
-            self._made[told] = np.vstack(columns)
+            places = np.array([self._place.get(f"{channel}:{told}", -1) for channel in self._channels])
+            self._made[told] = np.where((places >= 0)[:, None], self._days[places], np.nan)
         return self._made[told]
 
     def count(self, told: str) -> Floats:
         """A column of counts: 0 on days without it."""
-        return np.nan_to_num(self[told])
+        if told not in self._counts:
+            self._counts[told] = np.nan_to_num(self[told])
+        return self._counts[told]
 
 
-Fit = tuple[Bools, Bools, Bools]
-"""Channels of one component; the days that a reference is for; the days it is made from."""
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Which references there are, and which one is for which channel and day.
+
+    Attributes
+    ----------
+    channel, since, until : for every reference its channel, and the first and the end of the rows of days it is made from
+    of_day : index of the reference for each channel and day, -1 where there is none yet
+    """
+
+    channel: Ints
+    since: Ints
+    until: Ints
+    of_day: Ints
+
+    def made_from(self, values: Floats) -> Floats:
+        """The values of each reference's days, shape (references, most days of one); NaN beyond its own days."""
+        rows = self.since[:, None] + np.arange(int((self.until - self.since).max(initial=0)))
+        return np.where(rows < self.until[:, None], values[self.channel[:, None], np.minimum(rows, values.shape[1] - 1)], np.nan)
+
+    def spread(self, references: Floats) -> Floats:
+        """References where they are for: shape (channels, days)."""
+        return np.append(references, np.nan)[self.of_day]
 
 
-def _fits(day_ms: Ints, cycle: Ints) -> Iterator[Fit]:
+def _fits(day_ms: Ints, cycles: Mapping[str, Ints], component_of: npt.NDArray[np.str_]) -> _Fits:
     """For every cycle and age at which references are fitted: whose, for which days, from which."""
-    starts, which = np.unique(cycle, axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    for number, per_day in enumerate(starts):
-        age = np.searchsorted(FIT_AGES_D, (day_ms + DAY_MS - per_day) / DAY_MS, side="right") - 1
-        for start in np.unique(per_day):
-            for fit in np.unique(age[(per_day == start) & (age >= 0)]):
-                made_from = (day_ms >= start) & (day_ms < start + FIT_AGES_D[fit] * DAY_MS)
-                yield which == number, (per_day == start) & (age == fit), made_from
+    channel, since, until = [], [], []
+    of_day = np.full((len(component_of), len(day_ms)), -1, dtype=np.int64)
+    found = 0
+    for component, start in cycles.items():
+        own = np.flatnonzero(component_of == component)
+        age = np.searchsorted(FIT_AGES_D, (day_ms + DAY_MS - start) / DAY_MS, side="right") - 1
+        changes = np.append(True, (age[1:] != age[:-1]) | (start[1:] != start[:-1]))
+        first = np.flatnonzero(changes & (age >= 0))
+        number = np.cumsum(changes & (age >= 0)) - 1
+        ages_ms = np.array(FIT_AGES_D)[age[first]] * DAY_MS
+        channel.append(np.repeat(own, len(first)))
+        since.append(np.tile(np.searchsorted(day_ms, start[first]), len(own)))
+        until.append(np.tile(np.searchsorted(day_ms, start[first] + ages_ms), len(own)))
+        offsets = found + np.arange(len(own)) * len(first)
+        of_day[own] = np.where(age >= 0, offsets[:, None] + number, -1)
+        found += len(own) * len(first)
+    return _Fits(np.concatenate(channel), np.concatenate(since), np.concatenate(until), of_day)
 
 
-def _reference(values: Floats, fits: Sequence[Fit], of: Callable[[Floats], Floats]) -> Floats:
+def _reference(values: Floats, fits: _Fits, of: Callable[[Floats], Floats]) -> Floats:
     """Statistic `of` the first days of each cycle, for every day that has one; NaN for the others."""
-    out = np.full(values.shape, np.nan)
-    for channels, wanted, made_from in fits:
-        out[np.ix_(channels, wanted)] = of(values[np.ix_(channels, made_from)])[:, None]
-    return out
+    return fits.spread(of(fits.made_from(values)))
 
 
 def quantile(values: Floats, share: float) -> Floats:
@@ -251,9 +282,13 @@ def _scatter(values: Floats) -> Floats:
 
 def _trailing(values: Floats, days: int, of: Callable[[Floats], Floats]) -> Floats:
     """Statistic `of` the last rows up to each day; of fewer at the beginning."""
+    return of(_last_days(values, days).reshape(-1, days)).reshape(values.shape)
+
+
+def _last_days(values: Floats, days: int) -> Floats:
+    """The rows up to each day, the newest last, as a third axis; NaN before the first."""
     padded = np.concatenate([np.full((len(values), days - 1), np.nan), values], axis=1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, days, axis=1)
-    return of(windows.reshape(-1, days)).reshape(values.shape)
+    return np.lib.stride_tricks.sliding_window_view(padded, days, axis=1)
 
 
 def _window_starts(operations: Ints, enough: int) -> Ints:
@@ -270,19 +305,18 @@ def _sum(counts: Floats, window: Ints) -> Floats:
     return np.asarray(total[:, 1:] - total[:, window])
 
 
-def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """The last value came again and again, through several operations, or all day where such days are not its habit.
 
     A coarse sensor that shows about the same in motion as at rest may well repeat itself.
     """
     n = table.count("n_op") + table.count("n_rest")
-    same, same_ops, last = table.count("same"), table.count("same_ops"), table["last"].copy()
-    for day in range(1, last.shape[1]):
-        quiet = np.isnan(last[:, day])
-        last[quiet, day] = last[quiet, day - 1]
+    same, same_ops, last = table.count("same"), table.count("same_ops"), table["last"]
+    rows = np.arange(last.shape[1])
+    told = np.maximum.accumulate(np.where(np.isfinite(last), rows, 0), axis=1)
+    last = np.take_along_axis(last, told, axis=1)
     before = np.concatenate([np.full((len(last), 1), np.nan), last[:, :-1]], axis=1)
     goes_on = (same == n) & ((last == before) | (n == 0))
-    rows = np.arange(last.shape[1])
     since = np.maximum.accumulate(np.where(goes_on, 0, rows), axis=1)
 
     def run(counts: Floats) -> Floats:
@@ -303,7 +337,7 @@ def _mean(values: Floats) -> Floats:
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
 
 
-def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """All values are what the channel used to show, in another accepted unit of its quantity."""
     move, rest = table["move"], table["rest"]
     usual_move, usual_rest = _reference(move, fits, _median), _reference(rest, fits, _median)
@@ -311,20 +345,21 @@ def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit
     with np.errstate(divide="ignore", invalid="ignore"):
         usual = np.abs(np.log(move / usual_move)) < 0.7
     siblings = _siblings(table, quantity)
-    for row, name in enumerate(quantity):
-        if name not in QUANTITIES:
-            continue
+    for name in sorted(set(quantity.tolist()) & set(QUANTITIES)):
+        own = np.flatnonzero(quantity == name)
         for conversion in QUANTITIES[name].accepted.values():
             if conversion.factor == 1.0 and conversion.offset == 0.0:
                 continue
             if name.endswith("temperature"):
-                cold = np.where(np.isfinite(siblings[row]), siblings[row], usual_rest[row])
-                slipped[row] |= _is_near((cold - conversion.offset) / conversion.factor, rest[row], cold)
+                cold = np.where(np.isfinite(siblings[own]), siblings[own], usual_rest[own])
+                slipped[own] |= _is_near((cold - conversion.offset) / conversion.factor, rest[own], cold)
                 continue
-            moves = _is_scaled(move[row], usual_move[row], conversion.factor)
-            rests = _is_scaled(rest[row], usual_rest[row], conversion.factor, slack=0.9)
-            stepped = _since_a_step(moves, usual[row], np.isfinite(move[row]))
-            slipped[row] |= stepped & (rests | ~(usual_rest[row] > 0) | np.isnan(rest[row]))
+            moves = _is_scaled(move[own], usual_move[own], conversion.factor)
+            if not moves.any():
+                continue
+            rests = _is_scaled(rest[own], usual_rest[own], conversion.factor, slack=0.9)
+            stepped = _since_a_step(moves, usual[own], np.isfinite(move[own]))
+            slipped[own] |= stepped & (rests | ~(usual_rest[own] > 0) | np.isnan(rest[own]))
     return slipped
 
 
@@ -333,13 +368,11 @@ def _since_a_step(now: Bools, before: Bools, told: Bools) -> Bools:
 
     Days without a value (not `told`) are skipped, and say what the day before them said.
     """
-    at = np.flatnonzero(told)
-    if not len(at):
-        return np.zeros(len(now), dtype=bool)
-    broken = np.maximum.accumulate(np.where(now[at], -1, np.arange(len(at))))
-    stepped = now[at] & (broken >= 0) & before[at][np.maximum(broken, 0)]
-    newest = np.searchsorted(at, np.arange(len(now)), side="right") - 1
-    return np.asarray(np.where(newest >= 0, stepped[np.maximum(newest, 0)], False))
+    rows = np.arange(now.shape[1])
+    broken = np.maximum.accumulate(np.where(told & ~now, rows, -1), axis=1)
+    stepped = now & (broken >= 0) & np.take_along_axis(before, np.maximum(broken, 0), axis=1)
+    newest = np.maximum.accumulate(np.where(told, rows, -1), axis=1)
+    return np.asarray((newest >= 0) & np.take_along_axis(stepped, np.maximum(newest, 0), axis=1))
 
 
 def _is_near(expected: Floats, shown: Floats, usual: Floats) -> Bools:
@@ -363,7 +396,7 @@ def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
     return out
 
 
-def _clipping(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: Sequence[Fit]) -> Bools:
+def _clipping(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: _Fits) -> Bools:
     """Nothing goes above one value, which comes again and again; and that is not this channel's habit.
 
     A fine sensor hardly shows its highest value twice, on one day or two. A coarse one does: it must do so far more often than at
@@ -392,22 +425,19 @@ def _greatest(values: Floats) -> Floats:
 
 def _at_the_top(top: Floats, at_top: Floats, window: Ints) -> tuple[Floats, Floats, Floats]:
     """Over each day's window: the highest value in motion, how many samples equal it, and on how many days some do."""
-    rows = np.arange(top.shape[1])
-    within = [(inside, rows[inside] - lag) for lag in range(MOST_DAYS) for inside in [np.flatnonzero(rows - lag >= window)]]
-    highest, times, days = np.full(top.shape, np.nan), np.zeros(top.shape), np.zeros(top.shape)
-    for inside, back in within:
-        highest[:, inside] = np.fmax(highest[:, inside], top[:, back])
-    for inside, back in within:
-        equal = top[:, back] == highest[:, inside]
-        times[:, inside] += np.where(equal, at_top[:, back], 0.0)
-        days[:, inside] += equal
-    return highest, times, days
+    lag = np.arange(MOST_DAYS - 1, -1, -1)
+    inside = np.arange(top.shape[1])[:, None] - lag >= window[:, None]
+    tops = np.where(inside, _last_days(top, MOST_DAYS), -np.inf)
+    highest = np.fmax.reduce(tops, axis=2)
+    equal = tops == np.where(np.isfinite(highest), highest, np.nan)[:, :, None]
+    times = np.where(equal, _last_days(at_top, MOST_DAYS), 0.0).sum(axis=2)
+    return np.where(np.isfinite(highest), highest, np.nan), times, equal.sum(axis=2).astype(float)
 
 
-def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: Sequence[Fit]) -> Bools:
+def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """All vibration of one component is weaker, at rest as well: no machine gets quieter than its own floor."""
     at_rest = _log_change(table["rest"], fits, 2)
-    moving = _log_change(table["move"], fits, 3)
+    moving, moving_7d = _log_change(table["move"], fits, 3), _log_change(table["move"], fits, 7)
     loose = np.zeros(at_rest.shape, dtype=bool)
     for name in sorted(set(component_of.tolist())):
         mounted = (component_of == name) & np.isin(quantity, VIBRATION)
@@ -418,13 +448,13 @@ def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDAr
         with np.errstate(invalid="ignore"):
             weaker = (_mean(shown.T) < -LOOSE_LOG) & (np.nanmax(np.where(told, shown, 0.0), axis=0) < -0.4 * LOOSE_LOG)
             quieter = _mean(moving[mounted].T) < -0.8 * LOOSE_LOG
-            alone = _mean(_log_change(table["move"], fits, 7)[mounted].T) < -0.45
+            alone = _mean(moving_7d[mounted].T) < -0.45
         shaken = (component_of == name) & np.isin(quantity, (*VIBRATION, "acceleration_peak"))
         loose[shaken] = np.where(told, weaker & quieter, alone)
     return loose
 
 
-def _log_change(values: Floats, fits: Sequence[Fit], days: int) -> Floats:
+def _log_change(values: Floats, fits: _Fits, days: int) -> Floats:
     """Mean of the last days over the median of the first ones, as a log; NaN where either is not above zero."""
     usual = _reference(values, fits, _median)
     recent = _trailing(values, days, _mean)
@@ -433,7 +463,7 @@ def _log_change(values: Floats, fits: Sequence[Fit], days: int) -> Floats:
     return np.where(np.isfinite(change) & (usual > 0), change, np.nan)
 
 
-def _drift(table: _Table, quantity: npt.NDArray[np.str_], fits: Sequence[Fit]) -> tuple[Floats, Bools]:
+def _drift(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> tuple[Floats, Bools]:
     """Bias of the thermometers against their siblings, and which channels have moved at rest."""
     rest = table["rest"]
     beyond = np.where((quantity == "temperature")[:, None], rest - _reference_temperature(table, quantity), np.nan)
@@ -460,36 +490,36 @@ def _reference_temperature(table: _Table, quantity: npt.NDArray[np.str_]) -> Flo
     return _median(rest[ambient].T)[None, :] if ambient.any() else np.full((1, rest.shape[1]), np.nan)
 
 
-def _habits(table: _Table, fits: Sequence[Fit]) -> tuple[Floats, Floats, Floats, Floats]:
+Habits = tuple[Floats, Floats, Floats, Floats]
+
+
+def _habits(table: _Table, fits: _Fits) -> Habits:
     """How many samples the gate's busiest channel has each day in motion and at rest, and which share of them is each one's."""
     n_op, n_rest = table.count("n_op"), table.count("n_rest")
     most_op, most_rest = n_op.max(axis=0), n_rest.max(axis=0)
     shares = []
     for n, most in ((n_op, most_op), (n_rest, most_rest)):
-        usual = np.full(n.shape, np.nan)
-        for channels, wanted, made_from in fits:
-            of_all = most[made_from].sum()
-            share = n[np.ix_(channels, made_from)].sum(axis=1) / max(of_all, 1.0)
-            usual[np.ix_(channels, wanted)] = share[:, None]
-        shares.append(usual)
+        total = np.append(0.0, np.cumsum(most))
+        of_all = total[fits.until] - total[fits.since]
+        shares.append(fits.spread(np.nansum(fits.made_from(n), axis=1) / np.maximum(of_all, 1.0)))
     return most_op, most_rest, shares[0], shares[1]
 
 
-def _dropout(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
+def _dropout(table: _Table, window: Ints, habits: Habits) -> Bools:
     """A good part of the samples is missing that the gate's other channels have."""
-    most_op, most_rest, usual_op, usual_rest = _habits(table, fits)
+    most_op, most_rest, usual_op, usual_rest = habits
     expected = usual_op * _sum(most_op[None, :], window) + usual_rest * _sum(most_rest[None, :], window)
     came = _sum(table.count("n_op") + table.count("n_rest"), window)
     return (expected >= EXPECTED_SAMPLES) & (came < (1.0 - MISSING_SHARE) * expected)
 
 
-def _silent_in_motion(table: _Table, window: Ints, fits: Sequence[Fit]) -> Bools:
+def _silent_in_motion(table: _Table, habits: Habits) -> Bools:
     """A channel that reports in motion only has missed the last day's operations."""
-    most_op, _, usual_op, usual_rest = _habits(table, fits)
+    most_op, _, usual_op, usual_rest = habits
     return np.asarray((usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0))
 
 
-def _spikes(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: Sequence[Fit]) -> Bools:
+def _spikes(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: _Fits) -> Bools:
     """More lone spikes than the channel's habit, over the last operations or, where they are rarer, over three times as many.
 
     One accelerometer in a good machine shows a spike now and then; a motor that draws a rush at each start always does.

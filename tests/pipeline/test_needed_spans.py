@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[features.GateHistory
     records = pd.DataFrame(
         [
             {"component": part, "kind": "repair", "started_at": start + pd.Timedelta(days=day, hours=7), "ended_at": end}
-            for part, day, lasts_h in (("motor", 41, 5), ("", 60, 30), ("brake", 140, 5), ("motor", 300, 9), ("gearbox", 330, None))
+            for part, day, lasts_h in (
+                ("motor", 41, 5),
+                ("", 60, 30),
+                ("brake", 140, 5),
+                ("motor", 300, 9),
+                ("gearbox", 330, None),
+            )
             for end in [pd.NaT if lasts_h is None else start + pd.Timedelta(days=day, hours=7 + lasts_h)]
         ]
     ).astype({"started_at": "datetime64[ms, UTC]", "ended_at": "datetime64[ms, UTC]"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,7 +30,7 @@ def downgrade() -> None:
     op.drop_table("summary_names")
 
 
-def _cut_anew(summary: sa.types.TypeEngine[object]) -> None:
+def _cut_anew(summary: sa.types.TypeEngine[Any]) -> None:
     """Forget what was cut, because summaries are written in another way now, and mark those days for the next scoring run."""
     op.execute(
         sa.text(
