@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from multiprocessing import get_context
 
@@ -139,7 +139,6 @@ _PRIOR_OPERATIONS = 8.0
 _RIDGE = 3.0
 HEATING_MINUTES = (8.0, 30.0)
 """Time constants of small points (brake linings, bearings) and large ones (windings, oil)."""
-_WINDOWS = (3, 7, 14, 30)
 LOOK_BACK_DAYS = 60
 """Over how many days a trend asks how long, and from how high."""
 
@@ -313,7 +312,7 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
 def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Key columns of one gate's rows by name, and `FEATURES`, shape (rows, features)."""
     view = _GateView(history, at)
-    deviations = {component: view.deviations(component) for component in history.components}
+    deviations = view.deviations()
     empty = np.full(len(at), np.nan)
     gate_z = np.vstack([trend["z"] for groups in deviations.values() for trend in groups.values()] or [empty])
     current = _fuse([groups["current"] for groups in deviations.values() if "current" in groups], len(at))
@@ -346,7 +345,7 @@ def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray
         columns.update(view.record(component))
         kind = component if component in COMPONENT_KINDS else "other"
         columns.update({f"is_{name}": np.full(len(at), float(name == kind)) for name in (*COMPONENT_KINDS, "other")})
-        blocks.append(np.array([columns[name] for name in FEATURES]).T)
+        blocks.append(np.concatenate([columns[name] for name in FEATURES]).reshape(len(FEATURES), len(at)).T)
     n = len(history.components)
     keys = {
         "gate_id": np.full(n * len(at), history.gate_id, dtype=object),
@@ -382,20 +381,53 @@ def cycle_state(
     start_ms : array of int64
     out_of_order : array of bool
     """
-    own = maintenance[maintenance["component"].isin(["", component])]
-    mended = own[own["kind"].isin(["repair", "replacement"])]
+    own = _Records.of(maintenance).concerning(component)
+    return _cycle_state(own, record_start_ms, at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Maintenance records as arrays, in their order; an end that is not known is the greatest of all instants."""
+
+    component: np.ndarray
+    kind: np.ndarray
+    started_ms: np.ndarray
+    ended_ms: np.ndarray
+
+    @classmethod
+    def of(cls, maintenance: pd.DataFrame) -> _Records:
+        ended_ms = _ms_column(maintenance["ended_at"])
+        return cls(
+            maintenance["component"].to_numpy(dtype=object),
+            maintenance["kind"].to_numpy(dtype=object),
+            _ms_column(maintenance["started_at"]),
+            np.where(ended_ms == _NOT_A_TIME, np.iinfo(np.int64).max, ended_ms),
+        )
+
+    def concerning(self, component: str) -> _Records:
+        """Those of the component and of the whole gate."""
+        return self.only((self.component == component) | (self.component == ""))
+
+    def only(self, kept: np.ndarray) -> _Records:
+        """Some of them."""
+        return _Records(self.component[kept], self.kind[kept], self.started_ms[kept], self.ended_ms[kept])
+
+
+_NOT_A_TIME = np.datetime64("NaT", "ms").astype(np.int64)
+
+
+def _cycle_state(own: _Records, record_start_ms: int, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mended = own.only((own.kind == "repair") | (own.kind == "replacement"))
     start_ms = np.full(len(at_ms), record_start_ms, dtype=np.int64)
     out_of_order = np.zeros(len(at_ms), dtype=bool)
-    repair_starts = _ms_column(mended["started_at"])
-    ends = np.where(mended["ended_at"].isna(), np.iinfo(np.int64).max, _ms_column(mended["ended_at"]))
-    for repair_ms, end_ms in zip(repair_starts, ends, strict=True):
+    for repair_ms, end_ms in zip(mended.started_ms, mended.ended_ms, strict=True):
         under_way = (repair_ms < at_ms) & (end_ms >= at_ms)
         overdue_ms = repair_ms + OPEN_REPAIR_DAYS * DAY_MS
         out_of_order |= under_way & (at_ms <= overdue_ms)
         start_ms = np.where(end_ms < at_ms, np.maximum(start_ms, end_ms), start_ms)
         start_ms = np.where(under_way & (at_ms > overdue_ms), np.maximum(start_ms, overdue_ms), start_ms)
-    for failed_ms in _ms_column(own.loc[own["kind"] == "failure", "started_at"]):
-        following = repair_starts[repair_starts >= failed_ms]
+    for failed_ms in own.started_ms[own.kind == "failure"]:
+        following = mended.started_ms[mended.started_ms >= failed_ms]
         waiting = (failed_ms < at_ms) & (at_ms <= (following.min() if len(following) else np.iinfo(np.int64).max))
         given_up = at_ms > failed_ms + WITHOUT_REPAIR_DAYS * DAY_MS
         out_of_order |= waiting & ~given_up
@@ -403,10 +435,36 @@ def cycle_state(
     return start_ms, out_of_order
 
 
-def _cycle_starts(maintenance: pd.DataFrame, component: str, first_day_ms: int, until_ms: int) -> list[int]:
-    """Every start of a cycle that some midnight up to `until_ms` knew of, rising."""
-    midnights_ms = np.arange(first_day_ms, until_ms + 1, DAY_MS)
-    return sorted({int(ms) for ms in cycle_state(maintenance, component, first_day_ms, midnights_ms)[0]})
+class _Cycles:
+    """The cycles of a gate's components as of every midnight up to the last of some; those with the same records share them."""
+
+    def __init__(self, records: _Records, first_day_ms: int, at: np.ndarray) -> None:
+        self._records = records
+        self._first_day_ms = first_day_ms
+        self._origin = min(first_day_ms, int(at[0]))
+        self._midnights_ms = np.arange(self._origin, at[-1] + 1, DAY_MS)
+        self._known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
+
+    def key(self, component: str) -> tuple[int, ...]:
+        """The same for components with the same cycles."""
+        records = self._records
+        told = (records.kind == "repair") | (records.kind == "replacement") | (records.kind == "failure")
+        return tuple(np.flatnonzero(told & ((records.component == component) | (records.component == ""))).tolist())
+
+    def at(self, component: str, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `cycle_state`; at midnights up to the last."""
+        key = self.key(component)
+        if key not in self._known:
+            own = self._records.only(np.array(key, dtype=np.int64))
+            self._known[key] = _cycle_state(own, self._first_day_ms, self._midnights_ms)
+        start_ms, out_of_order = self._known[key]
+        place = (at_ms - self._origin) // DAY_MS
+        return start_ms[place], out_of_order[place]
+
+    def starts(self, component: str) -> list[int]:
+        """Every start of a cycle that some midnight of the record knew of, rising."""
+        start_ms, _ = self.at(component, self._midnights_ms[self._midnights_ms >= self._first_day_ms])
+        return sorted(set(start_ms.tolist()))
 
 
 def _whole_cycle_before(cycle_starts_ms: Sequence[int], cycle_ms: int) -> int | None:
@@ -437,14 +495,16 @@ def needed_spans(
     maintenance, first_day_ms : as in `GateHistory`
     components : those of the gate that have channels, the station's shared instruments among them
     """
-    at = sorted({_to_ms(as_of) for as_of in as_ofs})
-    spans = [(at[0] - (HISTORY_DAYS + _REMEMBER_DAYS) * DAY_MS, at[-1])]
-    for component in components:
-        starts_ms = _cycle_starts(maintenance, component, first_day_ms, at[-1])
-        for cycle_ms in {int(ms) for ms in cycle_state(maintenance, component, first_day_ms, np.array(at))[0]}:
+    at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
+    cycles = _Cycles(_Records.of(maintenance), min(first_day_ms, int(at[-1])), at)
+    end_ms = int(at[-1])
+    spans = [(int(at[0]) - (HISTORY_DAYS + _REMEMBER_DAYS) * DAY_MS, end_ms)]
+    for component in {cycles.key(component): component for component in components}.values():
+        starts_ms = cycles.starts(component)
+        for cycle_ms in set(cycles.at(component, at)[0].tolist()):
             before_ms = _whole_cycle_before(starts_ms, cycle_ms)
             for start_ms in (cycle_ms,) if before_ms is None else (before_ms, cycle_ms):
-                spans.append((start_ms, min(start_ms + BASELINE_DAYS * DAY_MS, at[-1])))
+                spans.append((start_ms, min(start_ms + BASELINE_DAYS * DAY_MS, end_ms)))
     merged: list[tuple[int, int]] = []
     for start_ms, end_ms in sorted(spans):
         start_ms = (start_ms // DAY_MS - SENSOR_DAYS) * DAY_MS
@@ -503,9 +563,11 @@ class _GateView:
         operations = operations.reindex(columns=[*operations.columns, *(c for c in _ALWAYS if c not in operations)])
         started = operations["started_ms"].to_numpy(dtype=np.int64)
         known = started < at[-1]
-        self.operations = {name: operations[name].to_numpy(dtype=float)[known] for name in operations.columns}
+        values = np.ascontiguousarray(operations.to_numpy(dtype=float)[known].T)
+        self.operations = dict(zip(operations.columns, values, strict=True))
+        self.evidence = _evidence(tuple(operations.columns))
         self.started = started[known]
-        self._cycles: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.records = _Records.of(history.maintenance)
         self.origin = int(at[0]) - HISTORY_DAYS * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
@@ -513,7 +575,11 @@ class _GateView:
         days = history.days[history.days["day_ms"] < at[-1]]
         day_ms = days["day_ms"].to_numpy(dtype=np.int64)
         self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
+        self._cycles = _Cycles(self.records, self.first_day_ms, at)
         self.health = sensor_health.assess(days, self.started, self._cycle_starts, history.intervals_s)
+        self._channel = {channel: place for place, channel in enumerate(self.health.channels)}
+        self._believable = self.health.believable_days()
+        self._kinds = self.health.kinds_at(at)
         self.row_of = np.searchsorted(day_ms, self.started // DAY_MS * DAY_MS)
         self.row_at = np.searchsorted(day_ms, at, side="left") - 1
         grid_day = (day_ms - self.origin) // DAY_MS
@@ -528,26 +594,11 @@ class _GateView:
         )
 
     def _cycle_starts(self, component: str, at_ms: np.ndarray) -> np.ndarray:
-        return cycle_state(self.history.maintenance, component, self.first_day_ms, at_ms)[0]
-
-    def evidence(self, component: str) -> dict[str, list[str]]:
-        """The component's columns of each group of evidence."""
-        columns: dict[str, list[str]] = {}
-        for name in self.operations:
-            key, _, told = name.partition(":")
-            quantity = quantity_of(key)
-            group = _GROUP_OF.get(quantity, "")
-            if not group or key.split(".")[0] != component:
-                continue
-            if told == "high" and quantity == "velocity_rms":
-                columns.setdefault("high", []).append(name)
-            elif told in ("mean", "max"):
-                columns.setdefault(group, []).append(name)
-        return columns
+        return self._cycles.at(component, at_ms)[0]
 
     def spoilt(self, channel: str) -> np.ndarray:
         """Whether the channel is not believable as of each as_of."""
-        believable = self.health.believable(channel)
+        believable = self._believable[self._channel[channel]]
         return np.where(self.row_at >= 0, ~believable[np.maximum(self.row_at, 0)], False)
 
     def lost(self, components: Sequence[str]) -> np.ndarray:
@@ -556,7 +607,7 @@ class _GateView:
             {
                 name.partition(":")[0]
                 for component in components
-                for group, names in self.evidence(component).items()
+                for group, names in self.evidence.get(component, {}).items()
                 if group in OWN_GROUPS
                 for name in names
             }
@@ -569,8 +620,8 @@ class _GateView:
         """The component's faulty channels at each as_of, in words."""
         names = tuple(sensor_health.KINDS)
         told = np.full(len(self.at), "", dtype=object)
-        kinds = self.health.kinds_at(self.at)
-        for channel, kind in zip(self.health.channels, kinds, strict=True):
+        for place in np.flatnonzero((self._kinds >= 0).any(axis=1)):
+            channel, kind = self.health.channels[place], self._kinds[place]
             if channel.partition(".")[0] == component:
                 for at in np.flatnonzero(kind >= 0):
                     told[at] += f"{'; ' if told[at] else ''}{channel}: {names[kind[at]]}"
@@ -578,9 +629,7 @@ class _GateView:
 
     def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
         """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
-        if component not in self._cycles:
-            self._cycles[component] = cycle_state(self.history.maintenance, component, self.first_day_ms, self.at)
-        return self._cycles[component]
+        return self._cycles.at(component, self.at)
 
     def reasons(self, component: str) -> np.ndarray:
         """Why the component gets no forecast at each as_of; ``""`` where it gets one."""
@@ -599,128 +648,163 @@ class _GateView:
             return None
         return np.asarray((self.started >= before_ms) & (self.started < before_ms + BASELINE_DAYS * DAY_MS))
 
-    def deviations(self, component: str) -> dict[str, dict[str, np.ndarray]]:
-        """Per group of evidence the component has: the trend of its deviation at each as_of."""
-        channels = self.evidence(component)
-        names = [(name, group) for group, of_group in channels.items() for name in of_group]
-        found = {trend: np.full((len(names), len(self.at)), np.nan) for trend in _TREND}
-        start, _ = self.cycles(component)
+    def deviations(self) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+        """Per component and group of evidence it has: the trend of its deviation at each as_of."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for component in self.history.components:
+            alike.setdefault(self._cycles.key(component), []).append(component)
+        deviations = {}
+        for components in alike.values():
+            deviations.update(self._deviations(components))
+        return {component: deviations.get(component, {}) for component in self.history.components}
+
+    def _deviations(self, components: Sequence[str]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+        """The same for components whose cycles are the same."""
+        of_group = [
+            (component, group, names) for component in components for group, names in self.evidence.get(component, {}).items()
+        ]
+        names = [(name, group) for _, group, of in of_group for name in of]
+        if not names:
+            return {component: {} for component in components}
+        found = np.full((len(_TREND), len(names), len(self.at)), np.nan)
+        start, _ = self.cycles(components[0])
         fitted_at = np.searchsorted(_BASELINE_AGES, (self.at - start) / DAY_MS, side="right") - 1
-        cycle_starts_ms = _cycle_starts(self.history.maintenance, component, self.first_day_ms, int(self.at[-1]))
+        cycle_starts_ms = self._cycles.starts(components[0])
         for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
-            wanted = (start == cycle_ms) & (fitted_at == fit)
+            wanted = np.flatnonzero((start == cycle_ms) & (fitted_at == fit))
             columns = self.columns[wanted]
             first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
             near = (self.started >= cycle_ms) & (self.day >= first - _REMEMBER_DAYS) & (self.day < end)
             # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
             baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
             shown = self._shown(names, near, baseline, first, end)
-            trends = _trend(shown.daily, shown.scatter[:, None], shown.count)
-            trends |= {"now": shown.now, "low": shown.low, "z_before": trends["t_7d"]}
+            trends = _trend(shown.daily, shown.scatter[:, None], shown.count, columns - first)
+            trends |= {"now": shown.now[:, columns - first], "low": shown.low[:, columns - first], "z_before": trends["t_7d"]}
             before = self._healthy_before(cycle_starts_ms, cycle_ms)
             if before is not None:
                 shown = self._shown(names, near, before, first, end)
-                trends["z_before"] = _trend(shown.daily, shown.scatter[:, None], shown.count)["t_7d"]
-            for trend, series in trends.items():
-                found[trend][:, wanted] = series[:, columns - first]
-        for row, (name, _) in enumerate(names):
-            spoilt = self.spoilt(name.partition(":")[0])
-            for series in found.values():
-                series[row, spoilt] = np.nan
-        rows = {group: [row for row, (_, of) in enumerate(names) if of == group] for group in channels}
-        return {group: {trend: _nan_max(series[of]) for trend, series in found.items()} for group, of in rows.items()}
+                mean_7d = _nan_mean(_windows(shown.daily, 7)[:, columns - first], axis=-1)
+                trends["z_before"] = _evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns - first)
+            for place, trend in enumerate(_TREND):
+                found[place][:, wanted] = trends[trend]
+        spoilt = np.array([self.spoilt(name.partition(":")[0]) for name, _ in names])
+        found = np.where(spoilt | ~np.isfinite(found), np.nan, found)
+        ends = np.cumsum([len(of) for _, _, of in of_group])
+        strongest = np.fmax.reduceat(found, np.append(0, ends[:-1]), axis=1)
+        fused: dict[str, dict[str, dict[str, np.ndarray]]] = {component: {} for component in components}
+        for place, (component, group, _) in enumerate(of_group):
+            fused[component][group] = dict(zip(_TREND, strongest[:, place], strict=True))
+        return fused
 
     def _shown(self, names: Sequence[tuple[str, str]], near: np.ndarray, baseline: np.ndarray, first: int, end: int) -> _Shown:
         """What the operations of some days show beyond a baseline, for each column of evidence and day from `first` to `end`."""
-        some = np.flatnonzero(near | baseline)
-        ops = {name: column[some] for name, column in self.operations.items()}
-        fit_on, started, day = baseline[some], self.started[some], self.day[some] - first
-        near = near[some]
-        load, opening, head = (_filled(ops[name], fit_on) for name in ("load", "opening", "head"))
-        span = np.nanmax(np.where(fit_on, opening, np.nan), initial=0.0)
-        # the jet under a leaf that is nearly closed shakes it
-        context = np.column_stack([load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))])
         shown = _Shown.empty(len(names), end - first)
+        some = np.flatnonzero(near | baseline)
+        if not len(some):
+            return shown
+        ops = {name: self.operations[name][some] for name in _ALWAYS}
+        fit_on, started, near = baseline[some], self.started[some], near[some]
+        load, opening, head = (_filled(ops[name], fit_on) for name in ("load", "opening", "head"))
+        rows = self.row_of[some]
+        channel = np.array([self._channel[name.partition(":")[0]] for name, _ in names])
+        believable = self._believable[channel[:, None], rows]
+        values = np.array([self.operations[name][some] for name, _ in names])
+        warm = np.array([group == "temperature" for _, group in names])
+        target, predicted, scatter = np.full(values.shape, np.nan), np.zeros(values.shape), np.zeros(len(names))
+        if not warm.all():
+            span = np.nanmax(np.where(fit_on, opening, np.nan), initial=0.0)
+            # the jet under a leaf that is nearly closed shakes it
+            context = np.column_stack([load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))])
+            target[~warm] = np.log(np.maximum(values[~warm], 1e-6))
+            known = fit_on & believable[~warm] & np.isfinite(target[~warm])
+            predicted[~warm], scatter[~warm] = _ridge(context[None], target[~warm], known)
+        if warm.any():
+            starts = np.array(
+                [self.operations[name.replace(":max", ":start")][some] for name, group in names if group == "temperature"]
+            )
+            bias_k = self.health.bias_k[channel[warm][:, None], rows]
+            target[warm], explained_by = _rise(ops, values[warm], starts, bias_k, load, fit_on)
+            known = fit_on & believable[warm] & np.isfinite(target[warm])
+            predicted[warm], scatter[warm] = _ridge(explained_by, target[warm], known)
+        told = np.isfinite(target) & believable
+        n = (fit_on & told).sum(axis=1)
+        prior = np.array([_PRIOR_SCATTER[group] for _, group in names])
+        pulled = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
+        shown.scatter[:] = np.where(n > 0, pulled, np.nan)
+        used = _Used.of(near & told & (n > 0)[:, None], started)
+        deviation = _pulled_in(used, used.pick(target - predicted), 3.0 * shown.scatter[:, None])
+        day = used.pick(np.broadcast_to(self.day[some] - first, values.shape))
+        daily, count = _by_day(deviation, np.where(used.real, day, -1), end - first)
+        shown.daily[:], shown.count[:] = daily, count
         boundaries_ms = self.origin + np.arange(first, end + 1) * DAY_MS
-        for row, (name, group) in enumerate(names):
-            key = name.partition(":")[0]
-            rows = self.row_of[some]
-            believable = self.health.believable(key)[rows]
-            if group == "temperature":
-                bias = self.health.bias_k[self.health.channels.index(key)][rows]
-                target, explained_by = _rise(ops, name, bias, load, fit_on)
-            else:
-                target, explained_by = np.log(np.maximum(ops[name], 1e-6)), context
-            known = fit_on & believable & np.isfinite(target)
-            n = known.sum()
-            if not n:
-                continue
-            predicted, scatter = _ridge(explained_by, target, known)
-            prior = _PRIOR_SCATTER[group]
-            shown.scatter[row] = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
-            use = np.flatnonzero(near & believable & np.isfinite(target))
-            deviation = _pulled_in((target - predicted)[use], started[use], 3.0 * shown.scatter[row])
-            on_grid = day[use] >= 0
-            days = day[use][on_grid].astype(int)
-            shown.count[row] = np.bincount(days, minlength=end - first)
-            total = np.bincount(days, weights=deviation[on_grid], minlength=end - first)
-            shown.daily[row] = np.where(shown.count[row] > 0, total / np.maximum(shown.count[row], 1), np.nan)
-            shown.now[row], shown.low[row] = _newest(deviation / shown.scatter[row], started[use], boundaries_ms)
+        shown.now[:], shown.low[:] = _newest(used, deviation / shown.scatter[:, None], boundaries_ms)
         return shown
 
-    def _daily_mean(self, per_operation: np.ndarray) -> np.ndarray:
-        use = np.isfinite(per_operation) & (self.day >= 0)
-        day = self.day[use].astype(int)
-        total = np.bincount(day, weights=per_operation[use], minlength=self.n_days)
-        count = np.bincount(day, minlength=self.n_days)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    def _daily_means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each day of the grid, for each row of values per operation."""
+        day = np.where(np.isfinite(values), self.day, -1)
+        return _by_day(values, day, self.n_days)[0]
 
     def levels(self, component: str) -> dict[str, np.ndarray]:
         """Absolute level of the last days: vibration velocity (mm/s) and temperature while moving (degC)."""
-        wanted = {"vibration_level_mm_s": "velocity_rms:mean", "temperature_level_c": "temperature:max"}
+        return {feature: levels[component] for feature, levels in self._levels.items()}
+
+    @cached_property
+    def _levels(self) -> dict[str, dict[str, np.ndarray]]:
+        wanted = {"vibration_level_mm_s": ".velocity_rms:mean", "temperature_level_c": ".temperature:max"}
         levels = {}
         for feature, ending in wanted.items():
-            names = [n for n in self.operations if n.split(".")[0] == component and n.endswith(f".{ending}")]
-            daily = [_remembered(_nan_mean(_windows(self._daily_mean(self.operations[name]), 3), axis=-1)) for name in names]
-            levels[feature] = _nan_max(np.vstack(daily) if daily else np.full((1, self.n_days + 1), np.nan))
-            levels[feature] = levels[feature][self.columns]
+            names = [name for name in self.operations if name.endswith(ending)]
+            daily = self._daily_means(np.array([self.operations[name] for name in names]).reshape(len(names), len(self.started)))
+            newest = _remembered(_nan_mean(_windows(daily, 3), axis=-1))[:, self.columns]
+            part = np.array([name.partition(".")[0] for name in names], dtype=object)
+            nothing = np.full((1, len(self.at)), np.nan)
+            levels[feature] = {
+                component: _nan_max(np.vstack([nothing, newest[part == component]])) for component in self.history.components
+            }
         return levels
 
     def context(self, component: str) -> dict[str, np.ndarray]:
         """How the gate was used, how old the cycle is and how much of the week was reported."""
-        ops = self.operations
         start, _ = self.cycles(component)
         cycle_days = (self.at - start) / DAY_MS
         first, frozen = np.searchsorted(self.started, [start, np.minimum(self.at, start + BASELINE_DAYS * DAY_MS)])
-        use = self.day >= 0
-        day = self.day[use].astype(int)
-        count = np.bincount(day, minlength=self.n_days).astype(float)
-        minutes = np.bincount(day, weights=ops["minutes"][use], minlength=self.n_days)
-        daily = {name: self._daily_mean(ops[name]) for name in ("load", "ambient_temperature", "head")}
-        columns = {
-            "load_7d": _nan_mean(_windows(daily["load"], 7), axis=-1),
-            "operations_7d": _windows(count, 7, fill=0.0).sum(axis=-1),
-            "minutes_7d": _windows(minutes, 7, fill=0.0).sum(axis=-1),
-            "minutes_28d": _windows(minutes, 28, fill=0.0).sum(axis=-1),
-            "ambient_7d": _nan_mean(_windows(daily["ambient_temperature"], 7), axis=-1),
-            "head_7d": _nan_mean(_windows(daily["head"], 7), axis=-1),
-        }
-        out = {name: series[self.columns] for name, series in columns.items()}
+        out = dict(self._use)
         out["cycle_days"] = np.minimum(cycle_days, 365.0)
         out["baseline_operations"] = (frozen - first).astype(float)
         out["days_since_operation"] = np.minimum(self.since_operation_d, 60.0)
         out["coverage_7d"] = self.coverage_7d
-        out["gate_lost"] = self.lost(self.history.components)
         out["own_lost"] = self.lost([component])
         return out
 
+    @cached_property
+    def _use(self) -> dict[str, np.ndarray]:
+        """What is the same for all components: how the gate was used."""
+        minutes = self.operations["minutes"]
+        use = self.day >= 0
+        day = self.day[use].astype(int)
+        count = np.bincount(day, minlength=self.n_days).astype(float)
+        minutes = np.bincount(day, weights=minutes[use], minlength=self.n_days)
+        names = ("load", "ambient_temperature", "head")
+        daily = self._daily_means(np.array([self.operations[name] for name in names]))
+        load, ambient, head = _nan_mean(_windows(daily, 7)[:, self.columns], axis=-1)
+        return {
+            "load_7d": load,
+            "operations_7d": _windows(count, 7, fill=0.0)[self.columns].sum(axis=-1),
+            "minutes_7d": _windows(minutes, 7, fill=0.0)[self.columns].sum(axis=-1),
+            "minutes_28d": _windows(minutes, 28, fill=0.0)[self.columns].sum(axis=-1),
+            "ambient_7d": ambient,
+            "head_7d": head,
+            "gate_lost": self.lost(self.history.components),
+        }
+
     def record(self, component: str) -> dict[str, np.ndarray]:
         """What the maintenance records tell: how often the gate failed and was repaired, when somebody last looked, its age."""
-        records = self.history.maintenance
-        started = _ms_column(records["started_at"])
-        of_part = records["component"].isin(["", component]).to_numpy()
-        failed = (records["kind"] == "failure").to_numpy()
-        mended = records["kind"].isin(["repair", "replacement"]).to_numpy()
+        records = self.records
+        started = records.started_ms
+        of_part = (records.component == "") | (records.component == component)
+        failed = records.kind == "failure"
+        mended = (records.kind == "repair") | (records.kind == "replacement")
         years = (self.at - self.first_day_ms) / (365.25 * DAY_MS)
 
         def a_year(kept: np.ndarray) -> np.ndarray:
@@ -733,26 +817,57 @@ class _GateView:
         since = np.nan if self.history.commissioned_on is None else pd.Timestamp(self.history.commissioned_on).value // 10**6
         return {
             "gate_failures_a_year": a_year(failed),
-            "own_failures_a_year": a_year(failed & (records["component"] == component).to_numpy()),
+            "own_failures_a_year": a_year(failed & (records.component == component)),
             "repairs_a_year": a_year(mended),
             "days_since_visit": np.minimum((self.at - visited) / DAY_MS, 365.0),
             "gate_age_years": (self.at - since) / (365.25 * DAY_MS),
         }
 
 
+@lru_cache(maxsize=256)
+def _evidence(names: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
+    """The columns of operations that are evidence, by component and group; gates of one make have the same."""
+    columns: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        key, _, told = name.partition(":")
+        quantity = quantity_of(key)
+        group = _GROUP_OF.get(quantity, "")
+        if not group:
+            continue
+        of_component = columns.setdefault(key.split(".")[0], {})
+        if told == "high" and quantity == "velocity_rms":
+            of_component.setdefault("high", []).append(name)
+        elif told in ("mean", "max"):
+            of_component.setdefault(group, []).append(name)
+    return columns
+
+
+def _by_day(values: np.ndarray, day: np.ndarray, n_days: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and number of each row's values of each day, shape (rows, n_days); those of day -1 or less are left out."""
+    use = np.flatnonzero((day >= 0).ravel())
+    cell = (day + np.arange(len(day))[:, None] * n_days).ravel()[use].astype(np.int64)
+    count = np.bincount(cell, minlength=len(day) * n_days).reshape(len(day), n_days)
+    total = np.bincount(cell, weights=values.ravel()[use], minlength=len(day) * n_days).reshape(len(day), n_days)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
+
+
 def _rise(
-    ops: Mapping[str, np.ndarray], name: str, bias_k: np.ndarray, load: np.ndarray, fit_on: np.ndarray
+    ops: Mapping[str, np.ndarray],
+    highest: np.ndarray,
+    start: np.ndarray,
+    bias_k: np.ndarray,
+    load: np.ndarray,
+    fit_on: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far each operation warmed a point (K), and what explains it.
+    """How far each operation warmed each point (K), and what explains it; shapes (points, operations) and with columns.
 
     Newton: the rise goes towards what load and house would make it, the faster the further the start is from there. Small
     points follow within minutes, large ones within half an hour; between them lies what a ridge finds.
     """
-    start = ops[name.replace(":max", ":start")]
     quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
-    house = _filled(_house(ops) - (start - bias_k), fit_on)
+    house = np.array([_filled(cooler, fit_on) for cooler in _house(ops) - (start - bias_k)])
     columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
-    return ops[name] - start, np.column_stack(columns)
+    return highest - start, np.stack([np.broadcast_to(column, start.shape) for column in columns], axis=-1)
 
 
 def _house(ops: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -762,28 +877,60 @@ def _house(ops: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(np.isnan(ops["ambient_temperature"]), coolest, ops["ambient_temperature"])
 
 
-def _last_five(values: np.ndarray, started_ms: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
-    """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
-    place = last[:, None] + np.arange(-5, 0)
-    inside = place >= 0
-    place = np.maximum(place, 0)
-    if not len(values):
-        return np.full(place.shape, np.nan)
-    fresh = at_ms[:, None] - started_ms[place] <= _REMEMBER_DAYS * DAY_MS
-    return np.where(inside & fresh, values[place], np.nan)
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """The operations that count, another number of them for each column of evidence, each column's moved to the front.
+
+    Attributes
+    ----------
+    order : operations of each column, those that count first
+    real : which of them count, shape (columns, most of one)
+    started_ms : their starts
+    before : how many of each column's come before an operation, shape (columns, operations + 1)
+    all_started_ms : starts of all operations
+    """
+
+    order: np.ndarray
+    real: np.ndarray
+    started_ms: np.ndarray
+    before: np.ndarray
+    all_started_ms: np.ndarray
+
+    @classmethod
+    def of(cls, use: np.ndarray, started_ms: np.ndarray) -> _Used:
+        """Pick operations by `use`, shape (columns, operations)."""
+        counts = use.sum(axis=1)
+        most = max(int(counts.max(initial=0)), 1)
+        order = np.argsort(~use, axis=1, kind="stable")[:, :most]
+        before = np.concatenate([np.zeros((len(use), 1), dtype=np.int64), np.cumsum(use, axis=1)], axis=1)
+        return cls(order, np.arange(most) < counts[:, None], started_ms[order], before, started_ms)
+
+    def pick(self, values: np.ndarray) -> np.ndarray:
+        """Values of operations in this order."""
+        return np.take_along_axis(values, self.order, axis=1)
+
+    def last_five(self, picked: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+        """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
+        place = last[..., None] + np.arange(-5, 0)
+        column = np.arange(len(picked))[:, None, None]
+        inside, place = place >= 0, np.maximum(place, 0)
+        fresh = at_ms[..., None] - self.started_ms[column, place] <= _REMEMBER_DAYS * DAY_MS
+        return np.where(inside & fresh, picked[column, place], np.nan)
 
 
-def _pulled_in(deviation: np.ndarray, started_ms: np.ndarray, reach: float) -> np.ndarray:
+def _pulled_in(used: _Used, deviation: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
-    five = _last_five(deviation, started_ms, np.arange(1, len(deviation) + 1), started_ms)
-    middle = sensor_health.quantile(five, 0.5)
+    last = np.broadcast_to(np.arange(1, deviation.shape[1] + 1), deviation.shape)
+    five = used.last_five(deviation, last, used.started_ms)
+    middle = sensor_health.quantile(five.reshape(-1, 5), 0.5).reshape(deviation.shape)
     return np.asarray(np.clip(deviation, middle - reach, middle + reach))
 
 
-def _newest(z: np.ndarray, started_ms: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _newest(used: _Used, z: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At each boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest of five."""
-    five = _last_five(z, started_ms, np.searchsorted(started_ms, boundaries_ms, side="left"), boundaries_ms)
-    return _nan_mean(five[:, -3:], axis=1), np.sort(five, axis=1)[:, 1]
+    last = used.before[:, np.searchsorted(used.all_started_ms, boundaries_ms, side="left")]
+    five = used.last_five(z, last, np.broadcast_to(boundaries_ms, last.shape))
+    return _nan_mean(five[..., -3:], axis=-1), np.sort(five, axis=-1)[..., 1]
 
 
 def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
@@ -794,52 +941,77 @@ def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
     return np.where(known, values, values[known & in_baseline].mean())
 
 
-def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fit `target` on standardised columns with a ridge that leaves the mean free; outliers are pulled in first.
+def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit each row of `target` on standardised columns with a ridge that leaves the mean free; outliers are pulled in first.
 
-    Returns the prediction for every row and the robust scatter of the fitted ones.
+    Parameters
+    ----------
+    explained_by : shape (rows of target, or 1 for the same for all; operations; columns)
+    target, fit_on : shape (rows, operations)
+
+    Returns
+    -------
+    The prediction for every operation and the robust scatter of the fitted ones; 0 for a row without any.
     """
-    if not fit_on.any():
-        return np.zeros(len(target)), 0.0
-    x, y = explained_by[fit_on], target[fit_on]
-    centre, width = x.mean(axis=0), x.std(axis=0)
+    n = np.maximum(fit_on.sum(axis=1), 1)[:, None]
+    x, y = np.where(fit_on[:, :, None], explained_by, 0.0), np.where(fit_on, target, np.nan)
+    centre = x.sum(axis=1) / n
+    width = np.sqrt((np.where(fit_on[:, :, None], explained_by - centre[:, None], 0.0) ** 2).sum(axis=1) / n)
     width = np.where(width > 1e-9, width, np.inf)
-    middle = np.median(y)
-    reach = 4.0 * 1.4826 * np.median(np.abs(y - middle)) + 1e-9
+    middle = _middle(y)[:, None]
+    reach = 4.0 * 1.4826 * _middle(np.abs(y - middle))[:, None] + 1e-9
     y = np.clip(y, middle - reach, middle + reach)
-    x = (x - centre) / width
-    mean = y.mean()
-    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (y - mean))
+    scaled = (explained_by - centre[:, None]) / width[:, None]
+    mean = np.nansum(y, axis=1)[:, None] / n
+    x = np.where(fit_on[:, :, None], scaled, 0.0)
+    turned = x.transpose(0, 2, 1)
+    away = np.where(fit_on, y - mean, 0.0)[:, :, None]
+    weights = np.linalg.solve(turned @ x + _RIDGE * np.eye(x.shape[2]), turned @ away)
     # far outside what the baseline saw, a straight line is not believed: hold it at 3 standard deviations
-    predicted = mean + np.clip((explained_by - centre) / width, -3.0, 3.0) @ weights
-    scatter = 1.4826 * float(np.median(np.abs(y - (mean + x @ weights))))
-    return predicted, scatter
+    predicted = mean + (np.clip(scaled, -3.0, 3.0) @ weights)[:, :, 0]
+    scatter = 1.4826 * _middle(np.abs(y - (mean + (x @ weights)[:, :, 0])))
+    return predicted, np.nan_to_num(scatter)
 
 
-def _trend(daily: np.ndarray, scatter: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:
-    """Windows over daily series (a row each); element t of each result uses days before t only (one more than days)."""
-    mean = {days: _nan_mean(_windows(daily, days), axis=-1) for days in _WINDOWS}
+def _middle(values: np.ndarray) -> np.ndarray:
+    """Median of the finite values of each row, of an even number the mean of the two in the middle; NaN of none."""
+    ordered = np.sort(values, axis=1)
+    counts = np.maximum(np.isfinite(values).sum(axis=1), 1)
+    rows = np.arange(len(values))
+    return np.asarray((ordered[rows, (counts - 1) // 2] + ordered[rows, counts // 2]) / 2.0)
+
+
+def _trend(daily: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> dict[str, np.ndarray]:
+    """Windows over daily series (a row each) at some of their boundaries; what is at boundary t uses days before t only."""
+    mean = {days: _nan_mean(_windows(daily, days), axis=-1) for days in (3, 7)}
     newest = _remembered(mean[3])
     over = (newest[:, 1:] / scatter > OVER_Z).astype(float)
-    days_over = _windows(over, LOOK_BACK_DAYS, fill=0.0).sum(axis=-1)
-    slopes = {days: _slope(_windows(daily, days)) for days in (7, 14, 30)}
-    highest = _nan_max(np.moveaxis(_windows(mean[7], LOOK_BACK_DAYS), -1, 0))[:, 1:]
+    highest = _nan_max(np.moveaxis(_windows(mean[7], LOOK_BACK_DAYS)[:, at + 1], -1, 0))
+    newest, mean_7d = newest[:, at], mean[7][:, at]
+    mean_14d, mean_30d = (_nan_mean(_windows(daily, days)[:, at], axis=-1) for days in (14, 30))
+    days_over = _windows(over, LOOK_BACK_DAYS, fill=0.0)[:, at].sum(axis=-1)
+    slopes = {days: _slope(_windows(daily, days)[:, at]) for days in (7, 14, 30)}
     return {
         "dev": newest,
-        "dev_7d": mean[7],
-        "dev_14d": mean[14],
+        "dev_7d": mean_7d,
+        "dev_14d": mean_14d,
         "slope_7d": slopes[7],
         "slope_14d": slopes[14],
         "slope_30d": slopes[30],
-        "diff_3_14": newest - mean[14],
-        "diff_7_30": mean[7] - mean[30],
+        "diff_3_14": newest - mean_14d,
+        "diff_7_30": mean_7d - mean_30d,
         "z": newest / scatter,
-        # as if the operations of one day were half alike: ten of them are worth less than ten days
-        "t_7d": mean[7] / scatter * np.sqrt(_windows(np.sqrt(count), 7, fill=0.0).sum(axis=-1)),
+        "t_7d": _evidence_7d(mean_7d, scatter, count, at),
         "days_over": days_over,
-        "fall": np.where(np.isfinite(mean[7]), highest - mean[7], np.nan),
-        "rate": mean[7] / (days_over + 7.0),
+        "fall": np.where(np.isfinite(mean_7d), highest - mean_7d, np.nan),
+        "rate": mean_7d / (days_over + 7.0),
     }
+
+
+def _evidence_7d(mean_7d: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """How many standard errors the last week's mean lies off, as if the operations of one day were half alike."""
+    # ten operations of one day are worth less than ten days
+    return np.asarray(mean_7d / scatter * np.sqrt(_windows(np.sqrt(count), 7, fill=0.0)[:, at].sum(axis=-1)))
 
 
 def _remembered(mean_3d: np.ndarray) -> np.ndarray:

@@ -122,7 +122,11 @@ class Health:
     def believable(self, channel: str) -> Bools:
         """On which days the channel's values may be used; a thermometer that drifts may, less its bias."""
         spoils = _SPOILS_TEMPERATURE if quantity_of(channel) == "temperature" else _SPOILS
-        return ~spoils[self.kind[self.channels.index(channel)]]
+        return np.asarray(~spoils[self.kind[self.channels.index(channel)]])
+
+    def believable_days(self) -> Bools:
+        """The same for every channel, shape (channels, days)."""
+        return np.array([self.believable(channel) for channel in self.channels], dtype=bool).reshape(self.kind.shape)
 
 
 def read_lost(text: str) -> dict[str, str]:
