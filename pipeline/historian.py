@@ -257,11 +257,11 @@ class Slot:
     slot: int
 
 
-def load_slots(connection: Connection, gate_id: str | None = None) -> dict[tuple[str, str, str], Slot]:
-    """Every declared channel (of one gate, or of all), keyed by (gate_id, component, `Channel.name`)."""
+def load_slots(connection: Connection, of: str | Sequence[str] | None = None) -> dict[tuple[str, str, str], Slot]:
+    """Every declared channel (of one gate, of some, or of all), keyed by (gate_id, component, `Channel.name`)."""
     query = sa.select(channels)
-    if gate_id is not None:
-        query = query.where(channels.c.gate_id == gate_id)
+    if of is not None:
+        query = query.where(channels.c.gate_id.in_([of] if isinstance(of, str) else list(of)))
     found = {}
     for row in connection.execute(query).mappings():
         fields = {name: row[name] for name in Channel.__dataclass_fields__}
@@ -442,6 +442,10 @@ def data_clock(connection: Connection) -> datetime | None:
     return None if newest is None else from_ms(newest)
 
 
+Span = tuple[str, int, int]
+"""A gate, from when (epoch ms), and until when (exclusive)."""
+
+
 def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) -> pd.DataFrame:
     """Readings of one gate in ``[start_ms, end_ms)``.
 
@@ -451,31 +455,58 @@ def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) 
         Column ``ts`` (datetime64[ms, UTC]), sorted and unique, and one float column per channel that has a value, named
         by `Channel.key`; the same shape as `Dataset.readings`.
     """
-    slots_by_series: dict[int, list[Slot]] = {}
-    for slot in load_slots(connection, gate_id).values():
-        slots_by_series.setdefault(slot.series_id, []).append(slot)
-    parts = []
-    for series_id, slots in slots_by_series.items():
-        columns = [readings.c.ts_ms, *(readings.c[f"v{slot.slot}"] for slot in slots)]
-        query = (
-            sa.select(*columns)
-            .where(readings.c.series_id == series_id, readings.c.ts_ms >= start_ms, readings.c.ts_ms < end_ms)
-            .order_by(readings.c.ts_ms)
-        )
-        rows = connection.execute(query).fetchall()
-        if not rows:
-            continue
-        table = np.array([tuple(row) for row in rows], dtype=float)
-        part = pd.DataFrame(table[:, 1:], columns=[slot.channel.key for slot in slots])
-        part.index = pd.Index(table[:, 0].astype(np.int64), name="ts_ms")
-        parts.append(part.dropna(axis="columns", how="all"))
-    return _as_readings(pd.concat(parts, axis="columns").sort_index() if parts else pd.DataFrame(index=[]))
+    return read_gates(connection, [(gate_id, start_ms, end_ms)])[0]
 
 
-def _as_readings(by_ms: pd.DataFrame) -> pd.DataFrame:
-    ts = pd.Series(np.asarray(by_ms.index, dtype="int64").astype("datetime64[ms]")).dt.tz_localize("UTC")
-    frame = by_ms[sorted(by_ms.columns)].reset_index(drop=True)
-    frame.insert(0, "ts", ts)
+def read_gates(connection: Connection, spans: Sequence[Span]) -> list[pd.DataFrame]:
+    """Readings of several gates, each in its span, as `read_gate` gives them; a query for each width of row."""
+    slots: dict[str, dict[int, list[Slot]]] = {gate_id: {} for gate_id, _, _ in spans}
+    for (gate_id, _, _), slot in load_slots(connection, list(slots)).items():
+        slots[gate_id].setdefault(slot.series_id, []).append(slot)
+    wanted: dict[int, list[tuple[int, int, int, int]]] = {}
+    for number, (gate_id, since_ms, before_ms) in enumerate(spans):
+        for series_id, of_series in slots[gate_id].items():
+            width = 1 + max(slot.slot for slot in of_series)
+            wanted.setdefault(width, []).append((number, series_id, since_ms, before_ms))
+    cells: dict[int, list[tuple[int, np.ndarray]]] = {number: [] for number in range(len(spans))}
+    for width, of_width in wanted.items():
+        table = _wide_rows(connection, of_width, width)
+        begins = np.append(True, (np.diff(table[:, :2], axis=0) != 0).any(axis=1)) if len(table) else np.empty(0)
+        for part in np.split(table, np.flatnonzero(begins)[1:]):
+            if len(part):
+                cells[int(part[0, 0])].append((int(part[0, 1]), part[:, 2:]))
+    return [_joined(cells[number], slots[gate_id]) for number, (gate_id, _, _) in enumerate(spans)]
+
+
+def _wide_rows(connection: Connection, wanted: Sequence[tuple[int, int, int, int]], width: int) -> np.ndarray:
+    """Columns number, series_id, ts_ms, v0 … of the series wanted (number, series_id, since_ms, before_ms), in that order."""
+    mark = "(?, ?, ?, ?)" if connection.dialect.name == "sqlite" else "(%s::bigint, %s::bigint, %s::bigint, %s::bigint)"
+    columns = ", ".join(f"r.{name}" for name in _COLUMNS[: 2 + width])
+    # CROSS JOIN fixes SQLite's order: the spans outside, a search of the clustered key inside
+    query = (
+        f"WITH s (number, series_id, since_ms, before_ms) AS (VALUES {', '.join([mark] * len(wanted))}) "  # noqa: S608 - fixed words only
+        f"SELECT s.number, {columns} FROM s CROSS JOIN readings r "
+        "WHERE r.series_id = s.series_id AND r.ts_ms >= s.since_ms AND r.ts_ms < s.before_ms"
+    )
+    rows = connection.exec_driver_sql(query, tuple(part for one in wanted for part in one)).cursor.fetchall()
+    table = np.array(rows, dtype=float).reshape(-1, 3 + width)
+    return table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+
+
+def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequence[Slot]]) -> pd.DataFrame:
+    """The series of one gate side by side: each part is a series and its rows, ts_ms first."""
+    ts_ms = np.unique(np.concatenate([rows[:, 0] for _, rows in parts])) if parts else np.empty(0)
+    columns: dict[str, np.ndarray] = {}
+    for series_id, rows in parts:
+        at = np.searchsorted(ts_ms, rows[:, 0])
+        for slot in slots[series_id]:
+            values = rows[:, 1 + slot.slot]
+            if not np.isnan(values).all():
+                column = columns[slot.channel.key] = np.full(len(ts_ms), np.nan)
+                column[at] = values
+    names = sorted(columns)
+    frame = pd.DataFrame(np.array([columns[name] for name in names]).reshape(len(names), len(ts_ms)).T, columns=names)
+    frame.insert(0, "ts", pd.Series(ts_ms.astype(np.int64).astype("datetime64[ms]")).dt.tz_localize("UTC"))
     return frame
 
 
@@ -494,31 +525,31 @@ def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: 
 
 def replace_days(
     connection: Connection,
-    gate_id: str,
-    days_ms: Sequence[int],
-    operation_rows: Sequence[tuple[int | bytes, ...]],
-    day_rows: Sequence[tuple[int | bytes, ...]],
+    whole_days: Sequence[tuple[str, int]],
+    operation_rows: Sequence[tuple[str, int, int, bytes]],
+    day_rows: Sequence[tuple[str, int, bytes]],
 ) -> None:
-    """Put the operations (started_ms, ended_ms, summary) and days (day_ms, summary) of whole days in place of the old.
+    """Put operations (gate_id, started_ms, ended_ms, summary) and days (gate_id, day_ms, summary) in place of the old.
 
-    A summary is packed numbers, in the order of `grow_summary_names`.
-
-    The days are clean afterwards; call it in the transaction that read their readings.
+    They are all there is of the `whole_days` (gate_id, day_ms), which are clean afterwards; call it in the transaction that
+    read their readings. A summary is packed numbers, in the order of `grow_summary_names`.
     """
-    for day_ms in days_ms:
-        of_day = operations.c.started_ms.between(day_ms, day_ms + DAY_MS - 1)
-        connection.execute(sa.delete(operations).where(operations.c.gate_id == gate_id, of_day))
-        connection.execute(sa.delete(days).where(days.c.gate_id == gate_id, days.c.day_ms == day_ms))
-        connection.execute(sa.delete(dirty_days).where(dirty_days.c.gate_id == gate_id, dirty_days.c.day_ms == day_ms))
-    if operation_rows:
-        rows = [
-            {"gate_id": gate_id, "started_ms": started_ms, "ended_ms": ended_ms, "summary": summary}
-            for started_ms, ended_ms, summary in operation_rows
-        ]
-        connection.execute(sa.insert(operations), rows)
-    if day_rows:
-        told = [{"gate_id": gate_id, "day_ms": day_ms, "summary": summary} for day_ms, summary in day_rows]
-        connection.execute(sa.insert(days), told)
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    ends = [(gate_id, day_ms, day_ms + DAY_MS) for gate_id, day_ms in whole_days]
+    of_day = f"gate_id = {mark} AND started_ms >= {mark} AND started_ms < {mark}"
+    if ends:
+        connection.exec_driver_sql(f"DELETE FROM operations WHERE {of_day}", ends)  # noqa: S608 - fixed words only
+    for table in ("days", "dirty_days"):
+        if ends:
+            delete = f"DELETE FROM {table} WHERE gate_id = {mark} AND day_ms = {mark}"  # noqa: S608 - fixed words only
+            connection.exec_driver_sql(delete, list(whole_days))
+    for table, columns, rows in (
+        ("operations", "gate_id, started_ms, ended_ms, summary", operation_rows),
+        ("days", "gate_id, day_ms, summary", day_rows),
+    ):
+        if rows:
+            marks = ", ".join([mark] * len(rows[0]))
+            connection.exec_driver_sql(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(rows))  # noqa: S608 - fixed words only
 
 
 def load_summary_names(connection: Connection, gate_ids: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -532,12 +563,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))  # gates of one make have the same
 
 
-def grow_summary_names(connection: Connection, gate_id: str, told_of: str, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the numbers in a gate's summaries, the new ones of `wanted` at their end.
+def grow_summary_names(
+    connection: Connection, gate_id: str, told_of: str, known: tuple[str, ...], wanted: Iterable[str]
+) -> tuple[str, ...]:
+    """Return the names `known` of the numbers in a gate's summaries, the new ones of `wanted` put at their end.
 
     None ever goes, so that old summaries need not be written anew when the gate gets another channel.
     """
-    known = load_summary_names(connection, [gate_id]).get((gate_id, told_of), ())
     new = [name for name in wanted if name not in set(known)]
     if not new:
         return known
@@ -556,10 +588,6 @@ def load_operations(connection: Connection, gate_id: str, since_ms: int, before_
 def load_days(connection: Connection, gate_id: str, since_ms: int, before_ms: int) -> list[tuple[int | bytes, ...]]:
     """Rows (day_ms, summary) of one gate's days in ``[since_ms, before_ms)``, in order."""
     return [row[1:] for row in load_spans(connection, days, [(gate_id, since_ms, before_ms)])]
-
-
-Span = tuple[str, int, int]
-"""A gate, from when (epoch ms), and until when (exclusive)."""
 
 
 def load_spans(connection: Connection, table: sa.Table, spans: Sequence[Span]) -> list[tuple[Any, ...]]:

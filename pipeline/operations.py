@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -141,6 +142,44 @@ def segment(readings: pd.DataFrame) -> Segmented:
         silent = np.isnan(told["seen_ms"])
         days |= {f"{name}:{what}": np.where(silent, np.nan, column) for what, column in told.items()}
     return Segmented(pd.DataFrame(operations), pd.DataFrame(days))
+
+
+def segment_all(readings: Sequence[pd.DataFrame]) -> list[Segmented]:
+    """Cut several stretches of readings, each as `segment` does; those with the same channels at one go.
+
+    A day is cut alone, so stretches of different gates are laid behind one another as if they were days of one gate.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, frame in enumerate(readings):
+        alike.setdefault(tuple(frame.columns), []).append(number)
+    cuts: dict[int, Segmented] = {}
+    for numbers in alike.values():
+        stretches = [readings[number]["ts"].to_numpy(dtype="datetime64[ms]").astype(np.int64) for number in numbers]
+        days = [int(ts_ms[-1] // DAY_MS - ts_ms[0] // DAY_MS) + 1 if len(ts_ms) else 0 for ts_ms in stretches]
+        first = np.append(0, np.cumsum(days))
+        shifts_ms = [
+            int(day) * DAY_MS - (int(ts_ms[0]) // DAY_MS * DAY_MS if len(ts_ms) else 0)
+            for day, ts_ms in zip(first, stretches, strict=False)
+        ]
+        laid = pd.concat([readings[number] for number in numbers], ignore_index=True)
+        laid_ms = np.concatenate([ts_ms + shift_ms for ts_ms, shift_ms in zip(stretches, shifts_ms, strict=True)])
+        laid["ts"] = pd.Series(laid_ms.astype("datetime64[ms]")).dt.tz_localize("UTC")
+        cut = segment(laid)
+        operations, told = (
+            _taken_apart(frame, key, first[1:-1] * DAY_MS, shifts_ms)
+            for frame, key in ((cut.operations, "started_ms"), (cut.days, "day_ms"))
+        )
+        cuts.update({number: Segmented(*parts) for number, *parts in zip(numbers, operations, told, strict=True)})
+    return [cuts[number] for number in range(len(readings))]
+
+
+def _taken_apart(frame: pd.DataFrame, key: str, from_ms: np.ndarray, shifts_ms: Sequence[int]) -> list[pd.DataFrame]:
+    """Rows of each stretch, with their instants as they were."""
+    ends = [0, *np.searchsorted(frame[key].to_numpy(), from_ms).tolist(), len(frame)]
+    shift_ms = np.repeat(shifts_ms, np.diff(ends))
+    instants = [name for name in frame.columns if name.endswith("_ms")]
+    frame = frame.assign(**{name: frame[name] - shift_ms for name in instants})
+    return [frame.iloc[start:end].reset_index(drop=True) for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)

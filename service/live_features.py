@@ -6,7 +6,7 @@ written for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -24,33 +24,61 @@ GATES_AT_ONCE = 50
 """Gates whose histories are in memory at one time, some 400 kB each."""
 
 
-def refresh_operations(engine: Engine, gate_id: str, as_of: datetime) -> int:
-    """Make the operations and days of a gate's dirty days before `as_of` anew; return how many days there were."""
+def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime) -> int:
+    """Make the operations and days of gates' dirty days before `as_of` anew; return how many days there were.
+
+    Some gates are one transaction; a day that gets another reading meanwhile is marked again when that reading is stored.
+    """
     before_ms = to_ms(as_of)
-    with engine.connect() as connection:
-        if not historian.load_dirty_days(connection, [gate_id], before_ms):
-            return 0
-    with writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading that comes
-            # while its day is cut could find the mark still there, and be forgotten when the mark goes.
-            connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
-        days_ms = historian.load_dirty_days(connection, [gate_id], before_ms).get(gate_id, [])
-        for run_ms in _runs(days_ms):
-            readings = historian.read_gate(connection, gate_id, run_ms[0], run_ms[-1] + DAY_MS)
-            replace_days(connection, gate_id, run_ms, operations.segment(readings))
-    return len(days_ms)
+    done = 0
+    for start in range(0, len(gate_ids), GATES_AT_ONCE):
+        some = gate_ids[start : start + GATES_AT_ONCE]
+        with engine.connect() as connection:
+            dirty = historian.load_dirty_days(connection, some, before_ms)
+        for batch in _batches({gate_id: len(days_ms) for gate_id, days_ms in dirty.items()}):
+            with writing(engine) as connection:
+                if connection.dialect.name == "postgresql":
+                    # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading that
+                    # comes while its day is cut could find the mark still there, and be forgotten when the mark goes.
+                    connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
+                days_ms = historian.load_dirty_days(connection, batch, before_ms)
+                done += sum(map(len, days_ms.values()))
+                runs = [(gate_id, run_ms) for gate_id in days_ms for run_ms in _runs(days_ms[gate_id])]
+                for first in range(0, len(runs), GATES_AT_ONCE):
+                    _cut(connection, runs[first : first + GATES_AT_ONCE])
+    return done
 
 
-def replace_days(connection: Connection, gate_id: str, days_ms: Sequence[int], cut: operations.Segmented) -> None:
-    """Put what was cut from whole days in place of what the historian has of them."""
-    rows = {}
-    for told_of, frame in (("operations", cut.operations), ("days", cut.days)):
-        keys = operations.KEYS[told_of]
-        wanted = [name for name in frame.columns if name not in keys] if len(frame) else []
-        names = historian.grow_summary_names(connection, gate_id, told_of, wanted)
-        rows[told_of] = operations.to_rows(frame, keys, names)
-    historian.replace_days(connection, gate_id, days_ms, rows["operations"], rows["days"])
+def _batches(days: Mapping[str, int]) -> Iterator[list[str]]:
+    """Gates that are cut in one transaction: one with a long backlog alone, so that nobody waits long for the write lock."""
+    batch: list[str] = []
+    for gate_id, n_days in days.items():
+        if batch and (n_days > 1 or days[batch[-1]] > 1):
+            yield batch
+            batch = []
+        batch.append(gate_id)
+    if batch:
+        yield batch
+
+
+def _cut(connection: Connection, runs: Sequence[tuple[str, Sequence[int]]]) -> None:
+    spans = [(gate_id, run_ms[0], run_ms[-1] + DAY_MS) for gate_id, run_ms in runs]
+    cuts = operations.segment_all(historian.read_gates(connection, spans))
+    replace_days(connection, [(gate_id, run_ms, cut) for (gate_id, run_ms), cut in zip(runs, cuts, strict=True)])
+
+
+def replace_days(connection: Connection, cuts: Sequence[tuple[str, Sequence[int], operations.Segmented]]) -> None:
+    """Put what was cut from whole days of gates in place of what the historian has of them."""
+    known = historian.load_summary_names(connection, sorted({gate_id for gate_id, _, _ in cuts}))
+    rows: dict[str, list[tuple[Any, ...]]] = {"operations": [], "days": []}
+    for gate_id, _, cut in cuts:
+        for told_of, frame in (("operations", cut.operations), ("days", cut.days)):
+            keys, where = operations.KEYS[told_of], (gate_id, told_of)
+            wanted = [name for name in frame.columns if name not in keys]
+            known[where] = historian.grow_summary_names(connection, *where, known.get(where, ()), wanted)
+            rows[told_of] += [(gate_id, *row) for row in operations.to_rows(frame, keys, known[where])]
+    whole_days = [(gate_id, day_ms) for gate_id, days_ms, _ in cuts for day_ms in days_ms]
+    historian.replace_days(connection, whole_days, rows["operations"], rows["days"])
 
 
 def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:

@@ -148,8 +148,7 @@ def score_day(engine: Engine, model: Model, as_of: datetime, now: datetime, *, p
 def _score_chunk(
     engine: Engine, model: Model, gate_ids: Sequence[str], as_ofs: Sequence[datetime], now: datetime, public_url: str
 ) -> Iterator[tuple[datetime, Mapping[str, int]]]:
-    for gate_id in gate_ids:
-        refresh_operations(engine, gate_id, as_ofs[-1])
+    refresh_operations(engine, gate_ids, as_ofs[-1])
     with engine.connect() as connection:
         rows = load_features(connection, gate_ids, as_ofs)
     if rows.empty:

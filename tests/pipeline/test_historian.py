@@ -112,21 +112,21 @@ def test_dirty_days_last_seen_and_tallies_move_forward_only(engine: Engine) -> N
 
 
 def test_replacing_days_leaves_the_other_days_alone_and_cleans_them(engine: Engine) -> None:
-    def operation(day: int, hour: int) -> tuple[int, int, bytes]:
+    def operation(day: int, hour: int) -> tuple[str, int, int, bytes]:
         start = BASE_MS + day * DAY_MS + hour * 3_600_000
-        return (start, start + 60_000, b"%d" % day)
+        return ("G1", start, start + 60_000, b"%d" % day)
 
     with historian.writing(engine) as connection:
         historian.mark_dirty(connection, {("G1", BASE_MS)})
         historian.replace_days(
-            connection, "G1", [BASE_MS, BASE_MS + DAY_MS], [operation(0, 1), operation(1, 1)], [(BASE_MS, b"")]
+            connection, [("G1", BASE_MS), ("G1", BASE_MS + DAY_MS)], [operation(0, 1), operation(1, 1)], [("G1", BASE_MS, b"")]
         )
-        historian.replace_days(connection, "G1", [BASE_MS], [operation(0, 2), operation(0, 3)], [(BASE_MS, b"")])
+        historian.replace_days(connection, [("G1", BASE_MS)], [operation(0, 2), operation(0, 3)], [("G1", BASE_MS, b"")])
 
         assert historian.load_operations(connection, "G1", 0, BASE_MS + 9 * DAY_MS) == [
-            operation(0, 2),
-            operation(0, 3),
-            operation(1, 1),
+            operation(0, 2)[1:],
+            operation(0, 3)[1:],
+            operation(1, 1)[1:],
         ]
         assert historian.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, b"")]
         assert historian.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}

@@ -1,6 +1,7 @@
 """Operations and days, against a walk along the rows."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.operations import DAY_MS, from_rows, grouped_median, segment, summaries, to_rows
+from pipeline.dataset import open_dataset
+from pipeline.operations import DAY_MS, from_rows, grouped_median, segment, segment_all, summaries, to_rows
+from pipeline.simulator import write_dataset
 from tests import oracles
 
 BASE_MS = 1_772_323_200_000  # 2026-03-01T00:00:00Z
@@ -200,3 +203,17 @@ def test_a_row_written_before_its_gate_had_a_channel_is_read_with_that_channel_u
 
     pd.testing.assert_frame_equal(found, pd.DataFrame({"day_ms": [0, DAY_MS], "a": [np.nan, 2.5], "b": [1.5, np.nan]}))
     assert summaries(found, ["day_ms"]) == [{"b": 1.5}, {"a": 2.5}]
+
+
+def test_stretches_of_several_gates_cut_at_one_go_are_those_cut_one_by_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path, gates=4, days=9, seed=2)
+    dataset = open_dataset(tmp_path)
+    stretches = [dataset.readings(gate_id).dropna(axis="columns", how="all") for gate_id in dataset.gate_ids]
+    from_ms = stretches[1]["ts"].iloc[0] + pd.Timedelta(days=3)
+    stretches.append(stretches[1][stretches[1]["ts"] >= from_ms.floor("D")].reset_index(drop=True))
+    stretches.append(stretches[0].iloc[:0][["ts"]])
+
+    for cut, readings in zip(segment_all(stretches), stretches, strict=True):
+        alone = segment(readings)
+        pd.testing.assert_frame_equal(cut.operations, alone.operations, check_exact=True, check_dtype=False)
+        pd.testing.assert_frame_equal(cut.days, alone.days, check_exact=True, check_dtype=False)

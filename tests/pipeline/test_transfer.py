@@ -66,7 +66,7 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
         days = historian.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
         for day_ms in reversed(days):  # one day at a time, the newest first: order must not matter
             cut = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS))
-            replace_days(connection, gate_id, [day_ms], cut)
+            replace_days(connection, [(gate_id, [day_ms], cut)])
         live = load_features(connection, [gate_id], [at.to_pydatetime()])
 
     assert len(days) == 60

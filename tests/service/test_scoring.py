@@ -210,7 +210,7 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
     for frame in reversed(frames):
         feed(engine, gate_id, frame.sample(frac=1, random_state=1))
 
-    refresh_operations(engine, gate_id, T0)
+    refresh_operations(engine, [gate_id], T0)
     with engine.connect() as connection:
         live = load_features(connection, [gate_id], [T0])
         clean = historian.load_dirty_days(connection, [gate_id], to_ms(T0))
@@ -226,13 +226,13 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
 
 
 def test_a_late_reading_makes_its_own_day_anew_and_nothing_else(gate: Engine) -> None:
-    refresh_operations(gate, GATES[0], T0)
+    refresh_operations(gate, [GATES[0]], T0)
     late = readings_of(T0 - 2 * DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - 2 * DAY + 3 * HOUR), **{"motor.moving": 1.0})
     with gate.connect() as connection:
         before = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
     feed(gate, GATES[0], late)
 
-    days = refresh_operations(gate, GATES[0], T0)
+    days = refresh_operations(gate, [GATES[0]], T0)
 
     with gate.connect() as connection:
         after = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
@@ -244,7 +244,7 @@ def test_a_late_reading_makes_its_own_day_anew_and_nothing_else(gate: Engine) ->
 def test_days_that_have_not_ended_are_not_cut_yet(gate: Engine) -> None:
     feed_days(gate, GATES[:1], T0, 1)
 
-    refresh_operations(gate, GATES[0], T0)
+    refresh_operations(gate, [GATES[0]], T0)
 
     with gate.connect() as connection:
         assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0 + DAY)) == {GATES[0]: [to_ms(T0)]}
@@ -265,7 +265,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
             historian.declare_channels(connection, [motor])
             historian.mark_dirty(connection, [("g", to_ms(T0))])
 
-        cutting = threading.Thread(target=refresh_operations, args=(engine, "g", T0 + DAY))
+        cutting = threading.Thread(target=refresh_operations, args=(engine, ["g"], T0 + DAY))
         with writing(engine) as ingest:
             first, second = steps if marks_first else reversed(steps)
             first(ingest)
@@ -273,7 +273,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
             cutting.join(0.5)
             second(ingest)
         cutting.join(30)
-        refresh_operations(engine, "g", T0 + DAY)
+        refresh_operations(engine, ["g"], T0 + DAY)
 
         with engine.connect() as connection:
             assert len(historian.load_days(connection, "g", 0, to_ms(T0 + DAY))) == 1

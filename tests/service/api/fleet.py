@@ -154,7 +154,7 @@ def add_readings(connection: Connection, gate_id: str, days: int = 30) -> None:
                 )
     historian.store_readings(connection, [(*key, *values) for key, values in sorted(rows.items())])
     done = segment(historian.read_gate(connection, gate_id, first, to_ms(TODAY)))
-    replace_days(connection, gate_id, [first + day * DAY_MS for day in range(days)], done)
+    replace_days(connection, [(gate_id, [first + day * DAY_MS for day in range(days)], done)])
     historian.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
 
 
