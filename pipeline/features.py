@@ -560,7 +560,8 @@ class _GateView:
         self.history = history
         self.at = at
         operations = history.operations
-        operations = operations.reindex(columns=[*operations.columns, *(c for c in _ALWAYS if c not in operations)])
+        if missing := [name for name in _ALWAYS if name not in operations]:
+            operations = operations.reindex(columns=[*operations.columns, *missing])
         started = operations["started_ms"].to_numpy(dtype=np.int64)
         known = started < at[-1]
         values = np.ascontiguousarray(operations.to_numpy(dtype=float)[known].T)
@@ -572,7 +573,8 @@ class _GateView:
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
-        days = history.days[history.days["day_ms"] < at[-1]]
+        earlier = history.days["day_ms"].to_numpy() < at[-1]
+        days = history.days if earlier.all() else history.days[earlier]
         day_ms = days["day_ms"].to_numpy(dtype=np.int64)
         self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
         self._cycles = _Cycles(self.records, self.first_day_ms, at)

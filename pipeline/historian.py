@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,12 @@ def connect(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def url_of(engine: Engine) -> str:
+    """Return the URL that `connect` was given, for a process that opens the database anew."""
+    name = "postgresql" if engine.dialect.name == "postgresql" else engine.url.drivername
+    return engine.url.set(drivername=name).render_as_string(hide_password=False)
 
 
 def writing(engine: Engine) -> Any:
@@ -603,8 +610,8 @@ def load_spans(connection: Connection, table: sa.Table, spans: Sequence[Span]) -
         f"SELECT {', '.join(f't.{name}' for name in columns)} FROM s CROSS JOIN {table.name} t "
         f"WHERE t.gate_id = s.gate_id AND t.{columns[1]} >= s.since_ms AND t.{columns[1]} < s.before_ms"
     )
-    found = connection.exec_driver_sql(query, tuple(part for span in spans for part in span))
-    return sorted((tuple(row) for row in found), key=lambda row: row[:2])
+    found = connection.exec_driver_sql(query, tuple(part for span in spans for part in span)).cursor.fetchall()
+    return sorted(found, key=itemgetter(0, 1))
 
 
 def first_days(connection: Connection, gate_ids: Sequence[str]) -> dict[str, int]:

@@ -177,9 +177,9 @@ def _taken_apart(frame: pd.DataFrame, key: str, from_ms: np.ndarray, shifts_ms: 
     """Rows of each stretch, with their instants as they were."""
     ends = [0, *np.searchsorted(frame[key].to_numpy(), from_ms).tolist(), len(frame)]
     shift_ms = np.repeat(shifts_ms, np.diff(ends))
-    instants = [name for name in frame.columns if name.endswith("_ms")]
-    frame = frame.assign(**{name: frame[name] - shift_ms for name in instants})
-    return [frame.iloc[start:end].reset_index(drop=True) for start, end in pairwise(ends)]
+    values = frame.to_numpy(dtype=float, copy=True)
+    values[:, [name.endswith("_ms") for name in frame.columns]] -= shift_ms[:, None]
+    return [pd.DataFrame(values[start:end], columns=frame.columns) for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +346,9 @@ def to_rows(frame: pd.DataFrame, keys: Iterable[str], names: Sequence[str]) -> l
     """
     keys = list(keys)
     key_rows = zip(*(frame[key].to_numpy(dtype=np.int64).tolist() for key in keys), strict=True)
-    values = frame.reindex(columns=list(names)).to_numpy(dtype=PACKED)
+    place = {name: number for number, name in enumerate(frame.columns)}
+    taken = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+    values = np.where(taken >= 0, frame.to_numpy(dtype=PACKED)[:, taken], np.nan) if len(frame) else np.empty((0, len(names)))
     return [(*key_row, row.tobytes()) for key_row, row in zip(key_rows, values, strict=True)]
 
 
@@ -359,10 +361,9 @@ def from_rows(rows: Iterable[tuple[int | bytes, ...]], keys: Iterable[str], name
     packed = b"".join(_widened(row[-1], width) for row in rows)
     order = sorted(range(len(names)), key=names.__getitem__)
     values = np.frombuffer(packed, dtype=PACKED).reshape(len(rows), len(names))
-    frame = pd.DataFrame(values.astype(np.float64)[:, order], columns=[names[place] for place in order])
-    for place, key in enumerate(keys):
-        frame.insert(place, key, np.array([row[place] for row in rows], dtype=np.int64))
-    return frame
+    of_keys = np.array([row[:-1] for row in rows], dtype=np.float64).reshape(len(rows), len(keys))
+    columns = [*keys, *(names[place] for place in order)]
+    return pd.DataFrame(np.concatenate([of_keys, values[:, order]], axis=1), columns=columns)
 
 
 def _widened(packed: int | bytes, width: int) -> bytes:

@@ -90,7 +90,9 @@ class CaseDay:
     ) -> None:
         self.connection, self.policy, self.as_of, self.now = connection, policy, as_of, now
         self.gate_ids, self.public_url = gate_ids, public_url
-        self.rows = {(str(row["gate_id"]), str(row["component"])): row for row in rows.to_dict("records")}
+        self.rows = rows
+        keys = zip(rows["gate_id"].tolist(), rows["component"].tolist(), strict=True)
+        self.place = {(str(gate_id), str(component)): place for place, (gate_id, component) in enumerate(keys)}
         self.gates = store.load_gates(connection, gate_ids)
         self.known_cases = store.load_cases(connection, gate_ids)
         self.alerts = store.unresolved_alerts(connection, gate_ids)
@@ -156,14 +158,19 @@ class CaseDay:
             severity=cast(Severity, rule.severity(forecast["p_7d"], forecast["p_14d"], gate.criticality)),
             respond_by=rule.respond_by(forecast["curve"], self.as_of),
             confidence="calibrated" if self.policy.calibrated_here else "not_yet_calibrated_here",
-            evidence=evidence(self.rows.get((gate.gate_id, forecast["component"]), {}), forecast["component"]),
+            evidence=evidence(self._row(gate.gate_id, forecast["component"]), forecast["component"]),
         )
+
+    def _row(self, gate_id: str, component: str) -> Mapping[Any, Any]:
+        """The feature row of a component; one at a time, because few are asked for."""
+        place = self.place.get((gate_id, component))
+        return {} if place is None else dict(self.rows.iloc[place])
 
     def tell_stale(self) -> None:
         """Begin a notice for a gate whose readings stopped, and end it when they are back."""
         reasons: dict[str, set[str]] = {}
-        for (gate_id, _), row in self.rows.items():
-            reasons.setdefault(gate_id, set()).add(text_of(row["reason"]))
+        for (gate_id, _), reason in zip(self.place, self.rows["reason"].tolist(), strict=True):
+            reasons.setdefault(gate_id, set()).add(text_of(reason))
         silent: dict[str, Notice] = {
             notice.gate_id: notice for notice in store.open_notices(self.connection, STALE) if notice.gate_id
         }

@@ -159,5 +159,9 @@ def _maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, p
     for column in ("started_at", "ended_at"):
         records[column] = pd.to_datetime(records[column], utc=True).astype("datetime64[ms, UTC]")
     wanted = ["component", "kind", "started_at", "ended_at"]
-    found = {str(gate_id): part[wanted].reset_index(drop=True) for gate_id, part in records.groupby("gate_id")}
-    return {gate_id: found.get(gate_id, records.loc[:-1, wanted].iloc[:0]) for gate_id in gate_ids}
+    of_gate = records["gate_id"].to_numpy(dtype=object)
+    records = records[wanted]
+    places: dict[str, list[int]] = {gate_id: [] for gate_id in gate_ids}
+    for place, gate_id in enumerate(of_gate):
+        places[gate_id].append(place)
+    return {gate_id: records.iloc[of_one] for gate_id, of_one in places.items()}

@@ -16,8 +16,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -105,9 +107,19 @@ class ScoreReport:
 
 
 def score_days(
-    engine: Engine, model: Model, as_ofs: Sequence[datetime], now: datetime, *, public_url: str = "", chunk: int = CHUNK
+    engine: Engine,
+    model: Model,
+    as_ofs: Sequence[datetime],
+    now: datetime,
+    *,
+    public_url: str = "",
+    chunk: int = CHUNK,
+    jobs: int = 1,
 ) -> list[ScoreReport]:
-    """Score every gate as of some UTC midnights, in their order; `now` is when people are told."""
+    """Score every gate as of some UTC midnights, in their order; `now` is when people are told.
+
+    `jobs` processes share the chunks of gates; what they write is the same, in another order of gates.
+    """
     for as_of in as_ofs:
         if to_ms(as_of) % DAY_MS:
             raise ValueError(f"as_of must be a UTC midnight; got {as_of.isoformat()}")
@@ -118,8 +130,10 @@ def score_days(
         known = {as_of: store.scored_gates(connection, as_of) for as_of in days}
     wanted = [gate_id for gate_id in gate_ids if any(gate_id not in known[as_of] for as_of in days)]
     reports = {as_of: ScoreReport(as_of, known=len(known[as_of])) for as_of in days}
-    for start in range(0, len(wanted), chunk):
-        for as_of, counts in _score_chunk(engine, model, wanted[start : start + chunk], days, now, public_url):
+    chunk = max(1, min(chunk, -(-len(wanted) // jobs)))
+    chunks = [wanted[start : start + chunk] for start in range(0, len(wanted), chunk)]
+    for done_chunk in _scored_chunks(engine, model, chunks, days, now, public_url, jobs):
+        for as_of, counts in done_chunk:
             reports[as_of] = reports[as_of].add(counts)
     seconds = (time.perf_counter() - started) / len(days) if days else 0.0
     done = [replace(reports[as_of], duration_s=seconds) for as_of in days]
@@ -140,9 +154,45 @@ def score_days(
     return done
 
 
-def score_day(engine: Engine, model: Model, as_of: datetime, now: datetime, *, public_url: str = "") -> ScoreReport:
+def score_day(
+    engine: Engine, model: Model, as_of: datetime, now: datetime, *, public_url: str = "", jobs: int = 1
+) -> ScoreReport:
     """Score every gate as of one UTC midnight."""
-    return score_days(engine, model, [as_of], now, public_url=public_url)[0]
+    return score_days(engine, model, [as_of], now, public_url=public_url, jobs=jobs)[0]
+
+
+Counted = list[tuple[datetime, Mapping[str, int]]]
+
+
+def _scored_chunks(
+    engine: Engine,
+    model: Model,
+    chunks: Sequence[Sequence[str]],
+    as_ofs: Sequence[datetime],
+    now: datetime,
+    public_url: str,
+    jobs: int,
+) -> Iterator[Counted]:
+    if jobs == 1 or len(chunks) < 2:
+        for gate_ids in chunks:
+            yield list(_score_chunk(engine, model, gate_ids, as_ofs, now, public_url))
+        return
+    given = (historian.url_of(engine), model, as_ofs, now, public_url)
+    with ProcessPoolExecutor(min(jobs, len(chunks)), get_context("spawn"), _begin_work, given) as pool:
+        yield from pool.map(_work, chunks)
+
+
+_at_work: list[Callable[[Sequence[str]], Counted]] = []
+"""What a process of the pool does with a chunk; it is the same for all, and sent once."""
+
+
+def _begin_work(url: str, model: Model, as_ofs: Sequence[datetime], now: datetime, public_url: str) -> None:
+    engine = historian.connect(url)
+    _at_work.append(lambda gate_ids: list(_score_chunk(engine, model, gate_ids, as_ofs, now, public_url)))
+
+
+def _work(gate_ids: Sequence[str]) -> Counted:
+    return _at_work[-1](gate_ids)
 
 
 def _score_chunk(
@@ -174,8 +224,10 @@ def _score_gates(
 ) -> Mapping[str, int]:
     """Publish one day of one chunk: the one transaction."""
     with writing(engine) as connection:
-        known = store.scored_gates(connection, as_of)  # by an earlier run that was cut short, or by another process
-        rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
+        # by an earlier run that was cut short, or by another process
+        known = store.scored_gates(connection, as_of, sorted(set(rows["gate_id"])))
+        if known:
+            rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
         day = CaseDay(connection, policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
@@ -263,6 +315,7 @@ def run_scoring(
     grace: timedelta = GRACE,
     backlog: timedelta = BACKLOG,
     public_url: str = "",
+    jobs: int = 1,
     state: ScoringState | None = None,
 ) -> None:
     """Be the `score` process: score each midnight once the clock has passed it by `grace`, with the champion of the day.
@@ -282,7 +335,7 @@ def run_scoring(
         reports: list[ScoreReport] = []
         try:
             model = _newest(registry, model)
-            reports = score_due(engine, model, clock=clock, grace=grace, backlog=backlog, public_url=public_url)
+            reports = score_due(engine, model, clock=clock, grace=grace, backlog=backlog, public_url=public_url, jobs=jobs)
             state.fault = ""
         except Exception as error:  # the outermost loop: one day's trouble must not end the days after it
             log.exception("a day could not be scored; trying again")
@@ -312,6 +365,7 @@ def score_due(
     grace: timedelta = GRACE,
     backlog: timedelta = BACKLOG,
     public_url: str = "",
+    jobs: int = 1,
 ) -> list[ScoreReport]:
     """Score the next midnights that are due, a month of them at most; nothing when none is."""
     with engine.connect() as connection:
@@ -320,7 +374,7 @@ def score_due(
     if following is None:
         return []
     as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]
-    return score_days(engine, model, as_ofs, now, public_url=public_url)
+    return score_days(engine, model, as_ofs, now, public_url=public_url, jobs=jobs)
 
 
 def _newest(registry: Path, model: models.Model) -> models.Model:

@@ -35,7 +35,7 @@ def bench_simulate(
     return [
         *plain,
         Figure("simulate", named, "exponent", slopes),
-        Figure("simulate", "memory, greatest of all", "MB", (_peak_mb(jobs),)),
+        Figure("simulate", "memory, greatest of all", "MB", (peak_mb(jobs),)),
     ]
 
 
@@ -46,7 +46,7 @@ def _measure(gates: int, days: int, jobs: int) -> float:
         return time.perf_counter() - started
 
 
-def _peak_mb(jobs: int) -> float:
+def peak_mb(jobs: int) -> float:
     """Peak memory of this process and of as many children as there were, each taken for the largest."""
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return float((own + (jobs * child if jobs > 1 else 0)) / 1024)

@@ -75,14 +75,18 @@ def simulate(gates: int, days: int, repeats: int, jobs: int, out: Path | None) -
 @_gates(1)
 @days_option
 @_repeats(5)
+@option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @out_option
-def score(gates: int, days: int, repeats: int, out: Path | None) -> None:
+def score(gates: int, days: int, repeats: int, jobs: int, out: Path | None) -> None:
     """Gates a second on a scoring day, and forecasts against the bare trees on the same rows.
+
+    From 240 gates on, copies of 24 simulated ones are scored on one day, once a tenth of them and once all.
 
     \b
     sluicewatch bench score --gates 24 --days 60
+    sluicewatch bench score --gates 10000 --days 120 --jobs 2
     """
-    _tell(_score(gates, days, repeats), out)
+    _tell(_score(gates, days, repeats, jobs), out)
 
 
 @bench_group.command()
@@ -166,10 +170,12 @@ def _simulate(gates: int, days: int, repeats: int, jobs: int = 1) -> list[Figure
         return bench_simulate(gates, days, repeats, jobs, progress)
 
 
-def _score(gates: int, days: int, repeats: int) -> list[Figure]:
-    from service.bench.score import bench_score
+def _score(gates: int, days: int, repeats: int, jobs: int = 1) -> list[Figure]:
+    from service.bench.score import MANY, bench_many, bench_score
 
     with counted_progress("score") as progress:
+        if gates >= MANY:
+            return bench_many(gates, days, jobs, progress)
         return bench_score(gates, days, repeats, progress)
 
 

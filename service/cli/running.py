@@ -135,8 +135,9 @@ def ingest(mqtt: str, database: str, client_id: str, mqtt_version: Any, mqtt_ca:
 @option("--grace-s", type=float, default=900.0, show_default=True, help="Wait after midnight for late readings (wall clock).")
 @option("--backlog-days", type=int, default=60, show_default=True, help="A first run goes back no further.")
 @option("--every-s", type=click.FloatRange(0.05, 3600), default=60.0, show_default=True, help="How often to look for a day.")
+@option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @health_option
-def score(health_port: int | None, every_s: float, **given: Any) -> None:
+def score(health_port: int | None, every_s: float, jobs: int, **given: Any) -> None:
     """Forecast every gate once a day and open, keep or close its cases.
 
     \b
@@ -163,6 +164,7 @@ def score(health_port: int | None, every_s: float, **given: Any) -> None:
             grace=settings.grace,
             backlog=timedelta(days=settings.backlog_days),
             public_url=settings.public_url,
+            jobs=jobs,
             state=state,
         )
 

@@ -56,9 +56,11 @@ def save_forecasts(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(sa.insert(forecasts), list(rows))
 
 
-def scored_gates(connection: Connection, as_of: datetime) -> set[str]:
-    """Gates that already have a forecast as of that midnight."""
+def scored_gates(connection: Connection, as_of: datetime, gate_ids: Sequence[str] | None = None) -> set[str]:
+    """Gates (of `gate_ids`, or all) that already have a forecast as of that midnight."""
     query = sa.select(forecasts.c.gate_id).where(forecasts.c.as_of == as_of, forecasts.c.component == "")
+    if gate_ids is not None:
+        query = query.where(forecasts.c.gate_id.in_(list(gate_ids)))
     return set(connection.scalars(query))
 
 

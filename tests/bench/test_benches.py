@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from service.bench.messages import publish_packets
 from service.bench.report import Figure, document, ratio, table
+from service.bench.score import bench_many
 from service.cli import main
 
 FIELDS = {"bench", "measured", "against", "unit", "median", "low", "high", "values", "counts"}
@@ -79,6 +80,15 @@ def test_the_scoring_bench_scores_every_gate_and_forecasts_every_row(tmp_path: P
     assert layer["counts"]["forecasts"] == layer["counts"]["rows"] > 0
     assert of_bare["against"] == bare["measured"]
     assert all(positive(figure) for figure in (day, layer, bare, of_bare))
+
+
+def test_the_scoring_bench_of_a_fleet_scores_copies_of_its_gates_on_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.bench.score.SIMULATED", 2)
+
+    few, many, *rates, exponent, memory = bench_many(gates=20, days=22, jobs=2)
+
+    assert (few.unit, many.unit, exponent.unit, memory.unit) == ("s", "s", "exponent", "MB")
+    assert [rate.values for rate in rates] == [(2 / few.median,), (20 / many.median,)]
 
 
 def test_out_may_stand_before_the_bench_too(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def model(says: Says, **attributes: Any) -> Model:
     return Model(Oracle(says, **attributes))
 
 
+def all_alike(gate_id: str, component: str, as_of: datetime) -> float | None:
+    """What a gate and component say, the same in every process."""
+    return 0.9 if (gate_id, component) == (GATES[1], "motor") else 0.01
+
+
 def quiet(gate_id: str, component: str, as_of: datetime) -> float | None:
     return 0.01
 
@@ -688,6 +693,27 @@ def test_a_backlog_scored_at_once_ends_where_scoring_day_by_day_ends(engine: Eng
     assert tables[by_day][2] == tables[engine][2]
     assert len(tables[engine][2]) > 4
     by_day.dispose()
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        engine = historian.connect(f"sqlite:///{tmp_path / f'{jobs}.sqlite'}")
+        store.migrate(engine)
+        with writing(engine) as connection:
+            gates = [{"gate_id": gate_id, "station_id": "s", "hoist_type": "winch"} for gate_id in GATES]
+            connection.execute(sa.insert(historian.gates), gates)
+        declare(engine)
+        feed_days(engine, GATES, T0 - 3 * DAY, 4)
+        reports = scoring.score_days(engine, model(all_alike), [T0, T0 + DAY, T0 + 2 * DAY], T0, jobs=jobs)
+        with engine.connect() as connection:
+            tables = (store.forecasts, store.case_log, historian.operations, historian.days, historian.summary_names)
+            found.append([*(historian.load_table(connection, table) for table in tables)])
+        assert [report.gates for report in reports] == [3, 3, 3]
+        engine.dispose()
+
+    for one, two in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(one, two)
 
 
 def test_only_midnights_can_be_scored(gate: Engine) -> None:
