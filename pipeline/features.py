@@ -314,6 +314,7 @@ def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray
     view = _GateView(history, at)
     deviations = view.deviations()
     empty = np.full(len(at), np.nan)
+    nothing = _fuse([], len(at))
     gate_z = np.vstack([trend["z"] for groups in deviations.values() for trend in groups.values()] or [empty])
     current = _fuse([groups["current"] for groups in deviations.values() if "current" in groups], len(at))
     shared = {f"{kind}_{group}_z": empty for kind in COMPONENT_KINDS for group in OWN_GROUPS}
@@ -328,7 +329,7 @@ def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray
     blocks = [np.empty((0, len(FEATURES)))]
     for component in history.components:
         groups = deviations[component]
-        own = {group: groups.get(group) or _fuse([], len(at)) for group in OWN_GROUPS}
+        own = {group: groups.get(group, nothing) for group in OWN_GROUPS}
         columns = dict(shared)
         columns.update({f"{group}_{name}": own[group][name] for group in OWN_GROUPS for name in _TREND})
         columns.update(_ranked("own_z", np.vstack([own[group]["z"] for group in OWN_GROUPS])))
@@ -444,12 +445,16 @@ class _Cycles:
         self._origin = min(first_day_ms, int(at[0]))
         self._midnights_ms = np.arange(self._origin, at[-1] + 1, DAY_MS)
         self._known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
+        self._keys: dict[str, tuple[int, ...]] = {}
 
     def key(self, component: str) -> tuple[int, ...]:
         """The same for components with the same cycles."""
-        records = self._records
-        told = (records.kind == "repair") | (records.kind == "replacement") | (records.kind == "failure")
-        return tuple(np.flatnonzero(told & ((records.component == component) | (records.component == ""))).tolist())
+        if component not in self._keys:
+            records = self._records
+            told = (records.kind == "repair") | (records.kind == "replacement") | (records.kind == "failure")
+            own = (records.component == component) | (records.component == "")
+            self._keys[component] = tuple(np.flatnonzero(told & own).tolist())
+        return self._keys[component]
 
     def at(self, component: str, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `cycle_state`; at midnights up to the last."""
@@ -600,8 +605,13 @@ class _GateView:
 
     def spoilt(self, channel: str) -> np.ndarray:
         """Whether the channel is not believable as of each as_of."""
-        believable = self._believable[self._channel[channel]]
-        return np.where(self.row_at >= 0, ~believable[np.maximum(self.row_at, 0)], False)
+        return np.asarray(self._spoilt[self._channel[channel]])
+
+    @cached_property
+    def _spoilt(self) -> np.ndarray:
+        if not len(self.health.day_ms):
+            return np.zeros((len(self.health.channels), len(self.at)), dtype=bool)
+        return np.asarray((self.row_at >= 0) & ~self._believable[:, np.maximum(self.row_at, 0)])
 
     def lost(self, components: Sequence[str]) -> np.ndarray:
         """Share of these components' vibration and temperature channels that are not believable, at each as_of."""
@@ -1026,8 +1036,9 @@ def _remembered(mean_3d: np.ndarray) -> np.ndarray:
 
 def _windows(daily: np.ndarray, days: int, fill: float = np.nan) -> np.ndarray:
     """The `days` days before each day boundary 0..n, as one more axis; days before the series are `fill`."""
-    padded = np.concatenate([np.full((*daily.shape[:-1], days), fill), daily], axis=-1)
-    return np.lib.stride_tricks.sliding_window_view(padded, days, axis=-1)
+    padded = np.full((*daily.shape[:-1], days + daily.shape[-1]), fill)
+    padded[..., days:] = daily
+    return sensor_health.sliding(padded, days)
 
 
 def _nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:
@@ -1061,7 +1072,7 @@ def _fuse_rows(trends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _fuse(groups: list[dict[str, np.ndarray]], n: int) -> dict[str, np.ndarray]:
     """The strongest of several trends, name by name; NaN where there is none."""
     if not groups:
-        return {name: np.full(n, np.nan) for name in _TREND}
+        return dict.fromkeys(_TREND, np.full(n, np.nan))
     return _fuse_rows({name: np.vstack([group[name] for group in groups]) for name in _TREND})
 
 

@@ -211,7 +211,7 @@ class _Table:
     def count(self, told: str) -> Floats:
         """A column of counts: 0 on days without it."""
         if told not in self._counts:
-            self._counts[told] = np.nan_to_num(self[told])
+            self._counts[told] = np.where(np.isnan(self[told]), 0.0, self[told])
         return self._counts[told]
 
 
@@ -270,7 +270,7 @@ def quantile(values: Floats, share: float) -> Floats:
     """Quantile (nearest rank) of the finite values of each row; NaN where a row has none."""
     ordered = np.sort(values, axis=1)
     counts = np.isfinite(values).sum(axis=1)
-    at = np.clip(np.ceil(share * counts).astype(int) - 1, 0, max(values.shape[1] - 1, 0))
+    at = np.maximum(np.ceil(share * counts).astype(int) - 1, 0)
     if not values.shape[1]:
         return np.full(len(values), np.nan)
     return np.where(counts > 0, ordered[np.arange(len(values)), at], np.nan)
@@ -291,8 +291,18 @@ def _trailing(values: Floats, days: int, of: Callable[[Floats], Floats]) -> Floa
 
 def _last_days(values: Floats, days: int) -> Floats:
     """The rows up to each day, the newest last, as a third axis; NaN before the first."""
-    padded = np.concatenate([np.full((len(values), days - 1), np.nan), values], axis=1)
-    return np.lib.stride_tricks.sliding_window_view(padded, days, axis=1)
+    padded = np.full((len(values), values.shape[1] + days - 1), np.nan)
+    padded[:, days - 1 :] = values
+    return sliding(padded, days)
+
+
+def sliding(values: Floats, length: int) -> Floats:
+    """All stretches of `length` along the last axis of a contiguous array, as one more axis; a view, not to be written to.
+
+    numpy's `sliding_window_view` takes longer to make one than most statistics take to be made of it.
+    """
+    shape = (*values.shape[:-1], values.shape[-1] - length + 1, length)
+    return np.ndarray(shape, np.float64, values, strides=(*values.strides, values.strides[-1]))
 
 
 def _window_starts(operations: Ints, enough: int) -> Ints:
@@ -470,18 +480,16 @@ def _log_change(values: Floats, fits: _Fits, days: int) -> Floats:
 def _drift(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> tuple[Floats, Bools]:
     """Bias of the thermometers against their siblings, and which channels have moved at rest."""
     rest = table["rest"]
-    beyond = np.where((quantity == "temperature")[:, None], rest - _reference_temperature(table, quantity), np.nan)
+    warm, scaled = quantity == "temperature", np.isin(quantity, SCALED)
+    values = np.full(rest.shape, np.nan)
+    values[warm] = rest[warm] - _reference_temperature(table, quantity)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(np.isin(quantity, SCALED)[:, None] & (rest > 0), np.log(rest), np.nan)
-    drifted = np.zeros(rest.shape, dtype=bool)
-    bias_k = np.zeros(rest.shape)
-    for values, limit in ((beyond, DRIFT_K), (gain, DRIFT_LOG)):
-        moved = _trailing(values, SMOOTH_D, _median) - _reference(values, fits, _median)
-        usual = _reference(values, fits, _scatter)
-        drifted |= np.abs(moved) > np.fmax(limit, 4.0 * usual)
-        if limit == DRIFT_K:
-            bias_k = np.nan_to_num(moved)
-    return bias_k, drifted
+        values[scaled] = np.where(rest[scaled] > 0, np.log(rest[scaled]), np.nan)
+    limit = np.where(warm, DRIFT_K, DRIFT_LOG)[:, None]
+    moved = _trailing(values, SMOOTH_D, _median) - _reference(values, fits, _median)
+    usual = _reference(values, fits, _scatter)
+    drifted = np.abs(moved) > np.fmax(limit, 4.0 * usual)
+    return np.where(warm[:, None] & np.isfinite(moved), moved, 0.0), drifted
 
 
 def _reference_temperature(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
