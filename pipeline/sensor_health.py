@@ -296,6 +296,24 @@ def _last_days(values: Floats, days: int) -> Floats:
     return sliding(padded, days)
 
 
+def _days_back(values: Floats, days: int) -> list[Floats]:
+    """The rows of each day, of the day before it, and so on; NaN before the first."""
+    padded = np.full((len(values), values.shape[1] + days - 1), np.nan)
+    padded[:, days - 1 :] = values
+    return [padded[:, days - 1 - lag : padded.shape[1] - lag] for lag in range(days)]
+
+
+def _trailing_mean(values: Floats, days: int) -> Floats:
+    """Mean of the last rows up to each day; of fewer at the beginning."""
+    known = np.isfinite(values)
+    total, count = np.zeros(values.shape), np.zeros(values.shape)
+    filled = np.where(known, values, 0.0)
+    for lag in range(min(days, values.shape[1]) - 1, -1, -1):
+        total[:, lag:] += filled[:, : values.shape[1] - lag]
+        count[:, lag:] += known[:, : values.shape[1] - lag]
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
 def sliding(values: Floats, length: int) -> Floats:
     """All stretches of `length` along the last axis of a contiguous array, as one more axis; a view, not to be written to.
 
@@ -439,13 +457,18 @@ def _greatest(values: Floats) -> Floats:
 
 def _at_the_top(top: Floats, at_top: Floats, window: Ints) -> tuple[Floats, Floats, Floats]:
     """Over each day's window: the highest value in motion, how many samples equal it, and on how many days some do."""
-    lag = np.arange(MOST_DAYS - 1, -1, -1)
-    inside = np.arange(top.shape[1])[:, None] - lag >= window[:, None]
-    tops = np.where(inside, _last_days(top, MOST_DAYS), -np.inf)
-    highest = np.fmax.reduce(tops, axis=2)
-    equal = tops == np.where(np.isfinite(highest), highest, np.nan)[:, :, None]
-    times = np.where(equal, _last_days(at_top, MOST_DAYS), 0.0).sum(axis=2)
-    return np.where(np.isfinite(highest), highest, np.nan), times, equal.sum(axis=2).astype(float)
+    rows = np.arange(top.shape[1])
+    # one day back after the other: far quicker than a statistic of each short window
+    inside = [rows - lag >= window for lag in range(MOST_DAYS)]
+    tops, times_a_day = _days_back(top, MOST_DAYS), _days_back(at_top, MOST_DAYS)
+    highest, times, days = np.full(top.shape, np.nan), np.zeros(top.shape), np.zeros(top.shape)
+    for told, back in zip(inside, tops, strict=True):
+        highest = np.where(told, np.fmax(highest, back), highest)
+    for told, back, times_then in zip(inside, tops, times_a_day, strict=True):
+        equal = told & (back == highest)
+        times += np.where(equal, times_then, 0.0)
+        days += equal
+    return highest, times, days
 
 
 def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: _Fits) -> Bools:
@@ -471,7 +494,7 @@ def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDAr
 def _log_change(values: Floats, fits: _Fits, days: int) -> Floats:
     """Mean of the last days over the median of the first ones, as a log; NaN where either is not above zero."""
     usual = _reference(values, fits, _median)
-    recent = _trailing(values, days, _mean)
+    recent = _trailing_mean(values, days)
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.log(np.maximum(recent, 1e-9) / usual)
     return np.where(np.isfinite(change) & (usual > 0), change, np.nan)
@@ -551,7 +574,7 @@ def _intervals(table: _Table, channels: Sequence[str], given_s: Mapping[str, flo
     """How often each channel reports at rest (s) as known each day: as declared, else by its last month; NaN where never."""
     n_rest = table.count("n_rest")
     a_day = _trailing(np.where(n_rest > 0, n_rest, np.nan), 30, _median)
-    resting = (_trailing((n_rest > 0).astype(float), 30, _mean) > 0.5) & (a_day >= 4)
+    resting = (_trailing_mean((n_rest > 0).astype(float), 30) > 0.5) & (a_day >= 4)
     declared = np.array([given_s.get(channel, np.nan) for channel in channels])[:, None]
     interval_s = np.where(np.isfinite(declared), declared, 86_400.0 / np.maximum(a_day, 1.0))
     return np.where(resting, interval_s, np.nan)
