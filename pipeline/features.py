@@ -571,6 +571,7 @@ class _GateView:
         known = started < at[-1]
         values = np.ascontiguousarray(operations.to_numpy(dtype=float)[known].T)
         self.operations = dict(zip(operations.columns, values, strict=True))
+        self.house_c = _house(self.operations)
         self.evidence = _evidence(tuple(operations.columns))
         self.started = started[known]
         self.records = _Records.of(history.maintenance)
@@ -735,7 +736,7 @@ class _GateView:
                 [self.operations[name.replace(":max", ":start")][some] for name, group in names if group == "temperature"]
             )
             bias_k = self.health.bias_k[channel[warm][:, None], rows]
-            target[warm], explained_by = _rise(ops, values[warm], starts, bias_k, load, fit_on)
+            target[warm], explained_by = _rise(ops["minutes"], self.house_c[some], values[warm], starts, bias_k, load, fit_on)
             known = fit_on & believable[warm] & np.isfinite(target[warm])
             predicted[warm], scatter[warm] = _ridge(explained_by, target[warm], known)
         told = np.isfinite(target) & believable
@@ -864,7 +865,8 @@ def _by_day(values: np.ndarray, day: np.ndarray, n_days: int) -> tuple[np.ndarra
 
 
 def _rise(
-    ops: Mapping[str, np.ndarray],
+    minutes: np.ndarray,
+    house_c: np.ndarray,
     highest: np.ndarray,
     start: np.ndarray,
     bias_k: np.ndarray,
@@ -876,8 +878,8 @@ def _rise(
     Newton: the rise goes towards what load and house would make it, the faster the further the start is from there. Small
     points follow within minutes, large ones within half an hour; between them lies what a ridge finds.
     """
-    quick, slow = (1.0 - np.exp(-ops["minutes"] / minutes) for minutes in HEATING_MINUTES)
-    house = np.array([_filled(cooler, fit_on) for cooler in _house(ops) - (start - bias_k)])
+    quick, slow = (1.0 - np.exp(-minutes / of_heating) for of_heating in HEATING_MINUTES)
+    house = np.array([_filled(cooler, fit_on) for cooler in house_c - (start - bias_k)])
     columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
     return highest - start, np.stack([np.broadcast_to(column, start.shape) for column in columns], axis=-1)
 
