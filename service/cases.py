@@ -194,9 +194,10 @@ class CaseDay:
         """
         reasons: dict[str, set[str]] = {}
         faulty: dict[str, dict[str, str]] = {}
-        for (gate_id, _), row in self.rows.items():
-            reasons.setdefault(gate_id, set()).add(text_of(row["reason"]))
-            faulty.setdefault(gate_id, {}).update(read_lost(text_of(row.get("lost"))))
+        lost = self.rows["lost"].tolist() if "lost" in self.rows else [""] * len(self.rows)
+        for (gate_id, _), reason, told_lost in zip(self.place, self.rows["reason"].tolist(), lost, strict=True):
+            reasons.setdefault(gate_id, set()).add(text_of(reason))
+            faulty.setdefault(gate_id, {}).update(read_lost(text_of(told_lost)))
         told: dict[str, dict[str, Notice]] = {}
         for notice in store.open_notices(self.connection, SENSOR_FAULT):
             told.setdefault(notice.gate_id or "", {})[notice.key] = notice
