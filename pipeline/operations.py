@@ -362,7 +362,8 @@ def from_rows(rows: Iterable[tuple[int | bytes, ...]], keys: Iterable[str], name
     order = sorted(range(len(names)), key=names.__getitem__)
     values = np.frombuffer(packed, dtype=PACKED).reshape(len(rows), len(names))
     of_keys = np.array([row[:-1] for row in rows], dtype=np.float64).reshape(len(rows), len(keys))
-    columns = [*keys, *(names[place] for place in order)]
+    # of pandas' kinds of index this one is the quickest to walk through
+    columns = pd.Index([*keys, *(names[place] for place in order)], dtype=object)
     return pd.DataFrame(np.concatenate([of_keys, values[:, order]], axis=1), columns=columns)
 
 
