@@ -198,6 +198,7 @@ class _Table:
         self._place = {name: place for place, name in enumerate(days.columns)}
         self._channels = channels
         self._counts: dict[str, Floats] = {}
+        self._usual: dict[str, Floats] = {}
         self._made: dict[str, Floats] = {}
         # a handful of samples between two operations is no day at rest
         self._made["rest"] = np.where(self.count("n_rest") >= REST_SAMPLES, self["rest"], np.nan)
@@ -213,6 +214,12 @@ class _Table:
         if told not in self._counts:
             self._counts[told] = np.where(np.isnan(self[told]), 0.0, self[told])
         return self._counts[told]
+
+    def usual(self, told: str, fits: _Fits) -> Floats:
+        """Median of each cycle's first days; several kinds of fault are measured by it."""
+        if told not in self._usual:
+            self._usual[told] = _reference(self[told], fits, _median)
+        return self._usual[told]
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +365,7 @@ def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     flat = _reference(table["flat"], fits, _mean)
     all_day = (rows > since) & (flat < 0.05) & (table.count("n_rest") > 0) & ~np.isin(quantity, SCALED)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        contrast = np.log(_reference(table["move"], fits, _median) / _reference(table["rest"], fits, _median))
+        contrast = np.log(table.usual("move", fits) / table.usual("rest", fits))
     telling = ~np.isin(quantity, SCALED)[:, None] | ~(np.abs(contrast) < 1.0)
     return (run(same) >= SAME_SAMPLES) & ((telling & (run(same_ops) >= SAME_OPERATIONS)) | all_day)
 
@@ -372,7 +379,7 @@ def _mean(values: Floats) -> Floats:
 def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """All values are what the channel used to show, in another accepted unit of its quantity."""
     move, rest = table["move"], table["rest"]
-    usual_move, usual_rest = _reference(move, fits, _median), _reference(rest, fits, _median)
+    usual_move, usual_rest = table.usual("move", fits), table.usual("rest", fits)
     slipped = np.zeros(move.shape, dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         usual = np.abs(np.log(move / usual_move)) < 0.7
@@ -473,8 +480,8 @@ def _at_the_top(top: Floats, at_top: Floats, window: Ints) -> tuple[Floats, Floa
 
 def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """All vibration of one component is weaker, at rest as well: no machine gets quieter than its own floor."""
-    at_rest = _log_change(table["rest"], fits, 2)
-    moving, moving_7d = _log_change(table["move"], fits, 3), _log_change(table["move"], fits, 7)
+    at_rest = _log_change(table, "rest", fits, 2)
+    moving, moving_7d = _log_change(table, "move", fits, 3), _log_change(table, "move", fits, 7)
     loose = np.zeros(at_rest.shape, dtype=bool)
     for name in sorted(set(component_of.tolist())):
         mounted = (component_of == name) & np.isin(quantity, VIBRATION)
@@ -491,10 +498,9 @@ def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDAr
     return loose
 
 
-def _log_change(values: Floats, fits: _Fits, days: int) -> Floats:
+def _log_change(table: _Table, told: str, fits: _Fits, days: int) -> Floats:
     """Mean of the last days over the median of the first ones, as a log; NaN where either is not above zero."""
-    usual = _reference(values, fits, _median)
-    recent = _trailing_mean(values, days)
+    usual, recent = table.usual(told, fits), _trailing_mean(table[told], days)
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.log(np.maximum(recent, 1e-9) / usual)
     return np.where(np.isfinite(change) & (usual > 0), change, np.nan)
