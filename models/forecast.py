@@ -476,16 +476,14 @@ def _teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows:
 
 
 def _fit_scale(x: FloatArray) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is never known has no quantiles
-        low, middle, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
-        least, most = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
-    varied = np.flatnonzero(most > least)
-    width = np.where(high > low, high - low, np.maximum(np.abs(most - middle), np.abs(least - middle)))[varied]
-    parts = {"varied": varied, "middle": middle[varied], "width": width}
-    ends = np.arcsinh((np.array([least[varied], most[varied]]) - parts["middle"]) / width)
-    parts["least"], parts["most"] = np.clip(ends, -MOST_SCALED, MOST_SCALED)
-    return parts
+    known = np.flatnonzero(np.isfinite(x).any(axis=0))
+    varied = known[np.nanmax(x[:, known], axis=0) > np.nanmin(x[:, known], axis=0)]
+    x = x[:, varied]
+    low, middle, high = np.nanquantile(x, (0.25, 0.5, 0.75), axis=0)
+    ends = np.array([np.nanmin(x, axis=0), np.nanmax(x, axis=0)])
+    width = np.where(high > low, high - low, np.abs(ends - middle).max(axis=0))
+    least, most = np.clip(np.arcsinh((ends - middle) / width), -MOST_SCALED, MOST_SCALED)
+    return {"varied": varied, "middle": middle, "width": width, "least": least, "most": most}
 
 
 def _fit_trees(
