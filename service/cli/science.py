@@ -193,7 +193,7 @@ def models_tune(
     It needs 60 gate-years of gates the model has not learnt from; with less, the threshold there is stays.
 
     \b
-    sluicewatch models tune fleet/ --registry registry/ --name 2026.11.2-mine
+    sluicewatch models tune fleet/ --registry registry/ --name mine-1
     """
     from models import registry as models
     from models.retune import retune
