@@ -132,7 +132,7 @@ def _as_forecasts(rows: pd.DataFrame, curves: FloatArray, name: str) -> pd.DataF
     out["verdict"] = np.where(scored, "forecast", "no_verdict")
     out["p_7d"], out["p_14d"], out["p_21d"] = curves[:, 6], curves[:, 13], curves[:, 20]
     out["ttf_p10_d"] = out["ttf_p50_d"] = out["ttf_p90_d"] = np.nan
-    out["failure_mode"], out["lost"] = None, ""
+    out["failure_mode"], out["failure_mode_share"], out["lost"] = None, np.nan, ""
     out["model_version"] = f"baseline:{name}"
     held = np.empty(len(out), dtype=object)
     held[:] = [curve if known else None for curve, known in zip(curves, scored, strict=True)]

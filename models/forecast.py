@@ -45,6 +45,7 @@ COLUMNS = (
     "ttf_p50_d",
     "ttf_p90_d",
     "failure_mode",
+    "failure_mode_share",
     "lost",
     "model_version",
     "curve",
@@ -168,7 +169,9 @@ class Forecaster:
         DataFrame
             The columns of a forecast file (`COLUMNS`), sorted by gate, day and component; the gate's own row has component
             ``""`` and has lost what its components lost. ``curve`` holds float arrays of 21 values, None where there is no
-            verdict.
+            verdict. ``failure_mode_share`` is the share of the mode among the modes known of the component, given that one of
+            them is under way; NaN where several are known and too few failures were seen to tell them apart. The gate has
+            mode and share of its most endangered component.
 
         Raises
         ------
@@ -211,8 +214,8 @@ class Forecaster:
         scored = _can_be_scored(rows)
         curves = np.full((len(rows), HORIZON_DAYS), np.nan)
         curves[scored] = self._curves(log_odds[scored])
-        mode = np.full(len(rows), None, dtype=object)
-        mode[scored] = self._failure_modes(rows[scored])
+        mode, share = np.full(len(rows), None, dtype=object), np.full(len(rows), np.nan)
+        mode[scored], share[scored] = self._failure_modes(rows[scored])
         base = np.array([self.base_per_day.get(component, 0.0) for component in rows["component"]])
         components = pd.DataFrame(
             {
@@ -223,10 +226,12 @@ class Forecaster:
                 "lost": lost,
             }
         )
-        gates, gate_curves, gate_mode = self._gates(components, curves, mode, base)
+        gates, gate_curves, leading = self._gates(components, curves, base)
         out = pd.concat([components, gates], ignore_index=True)
         out["as_of"] = pd.to_datetime(out["as_of"], utc=True).astype("datetime64[ms, UTC]")
-        return self._finish(out, np.vstack([curves, gate_curves]), np.concatenate([mode, gate_mode]))
+        out["failure_mode"] = np.concatenate([mode, mode[leading]])
+        out["failure_mode_share"] = np.concatenate([share, share[leading]])
+        return self._finish(out, np.vstack([curves, gate_curves]))
 
     def _curves(self, log_odds: FloatArray) -> FloatArray:
         calibrated = self.intercept + self.slope * log_odds
@@ -234,28 +239,34 @@ class Forecaster:
         hazard = np.maximum.accumulate(-np.log1p(-p), axis=1)
         return np.asarray(-np.expm1(-hazard @ _interpolation(self.horizons_d)))
 
-    def _failure_modes(self, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+    def _failure_modes(self, rows: pd.DataFrame) -> tuple[npt.NDArray[np.object_], FloatArray]:
+        """The likeliest mode of each row's component, and its share among that component's modes."""
         known = {component: modes[0] for component, modes in self.modes.items() if modes}
         out = rows["component"].map(known).astype(object)
         out = out.where(out.notna(), None)
         model = self.parts.get("modes")
         chosen = out.to_numpy(copy=True)
+        only_one = [component for component, modes in self.modes.items() if len(modes) == 1]
+        share = np.where(rows["component"].isin(only_one), 1.0, np.nan)
         if model is None or len(rows) == 0:
-            return chosen
+            return chosen, share
         z = scale(feature_matrix(rows, self.features), self.parts)
-        shares = _typical_where_unknown(z) @ model["weights"].T + model["intercepts"]
+        scores = _typical_where_unknown(z) @ model["weights"].T + model["intercepts"]
         names = np.array(model["names"], dtype=object)
         components = rows["component"].to_numpy()
         for component, modes in self.modes.items():
             allowed = np.isin(names, modes)
             at = np.flatnonzero(components == component)
             if allowed.any() and len(at):
-                chosen[at] = names[allowed][np.argmax(shares[np.ix_(at, allowed)], axis=1)]
-        return chosen
+                own = scores[np.ix_(at, allowed)]
+                chosen[at] = names[allowed][np.argmax(own, axis=1)]
+                share[at] = 1 / np.exp(own - own.max(axis=1, keepdims=True)).sum(axis=1)  # softmax, at the greatest
+        return chosen, share
 
     def _gates(
-        self, components: pd.DataFrame, curves: FloatArray, mode: npt.NDArray[np.object_], base_per_day: FloatArray
-    ) -> tuple[pd.DataFrame, FloatArray, npt.NDArray[np.object_]]:
+        self, components: pd.DataFrame, curves: FloatArray, base_per_day: FloatArray
+    ) -> tuple[pd.DataFrame, FloatArray, IntArray]:
+        """Rows and curves of the gates, and the place of each one's most endangered component."""
         keys = components.groupby(["gate_id", "as_of"], sort=True)
         code = np.asarray(keys.ngroup(), dtype=np.int64)
         gates = keys.size().index.to_frame(index=False)
@@ -268,17 +279,15 @@ class Forecaster:
         has_forecast = np.bincount(code, weights=scored, minlength=len(gates)) > 0
         gate_curves = np.where(has_forecast[:, None], np.maximum(-np.expm1(-hazard), highest), np.nan)
 
-        gate_mode = np.full(len(gates), None, dtype=object)
         p_14d = np.where(scored, curves[:, 13], -1.0)
         order = np.lexsort((components["component"].astype(str).to_numpy(), -p_14d, code))
-        first = order[np.searchsorted(code[order], np.arange(len(gates)))]
-        gate_mode[has_forecast] = mode[first][has_forecast]
+        leading = order[np.searchsorted(code[order], np.arange(len(gates)))]
         gates["component"] = ""
         gates["reason"] = _commonest_reason(code, components["reason"].to_numpy(), scored, has_forecast)
         gates["lost"] = _all_lost(code, components["lost"].to_numpy(), len(gates))
-        return gates[["gate_id", "component", "as_of", "reason", "lost"]], gate_curves, gate_mode
+        return gates[["gate_id", "component", "as_of", "reason", "lost"]], gate_curves, leading
 
-    def _finish(self, out: pd.DataFrame, curves: FloatArray, mode: npt.NDArray[np.object_]) -> pd.DataFrame:
+    def _finish(self, out: pd.DataFrame, curves: FloatArray) -> pd.DataFrame:
         scored = np.isfinite(curves[:, 0])
         out["verdict"] = np.where(scored, "forecast", "no_verdict")
         out["reason"] = np.where(scored, "", out["reason"])
@@ -286,7 +295,6 @@ class Forecaster:
         for name, level in (("ttf_p10_d", 0.1), ("ttf_p50_d", 0.5), ("ttf_p90_d", 0.9)):
             reached = np.nan_to_num(curves) >= level
             out[name] = np.where(reached.any(axis=1), np.argmax(reached, axis=1) + 1.0, np.nan)
-        out["failure_mode"] = mode
         out["model_version"] = self.version
         held = np.empty(len(out), dtype=object)
         held[:] = [curve if known else None for curve, known in zip(curves, scored, strict=True)]

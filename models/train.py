@@ -498,7 +498,8 @@ def _learnt_gates(dataset: Dataset, training: Mapping[str, Any], from_: datetime
 
 def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
     """Write a forecast file (DATASET format) as Parquet; its ``attrs`` travel in the file's metadata."""
-    columns = {"lost": pd.Series("", index=forecasts.index), **{name: forecasts[name] for name in COLUMNS if name in forecasts}}
+    absent = {"lost": pd.Series("", index=forecasts.index), "failure_mode_share": pd.Series(np.nan, index=forecasts.index)}
+    columns = {**absent, **{name: forecasts[name] for name in COLUMNS if name in forecasts}}
     table_ = pa.Table.from_arrays(
         [pa.array(columns[field.name], type=field.type, from_pandas=True) for field in _SCHEMA], schema=_SCHEMA
     )
@@ -507,7 +508,9 @@ def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_forecasts(path: str | Path) -> pd.DataFrame:
-    """Read a forecast file, ours or another's; an empty component becomes ``""``, and so does ``lost`` where it is absent.
+    """Read a forecast file, ours or another's; an empty component becomes ``""``.
+
+    Where they are absent, ``lost`` becomes ``""`` and ``failure_mode_share`` NaN.
 
     Raises
     ------
@@ -532,6 +535,8 @@ def read_forecasts(path: str | Path) -> pd.DataFrame:
     frame["component"] = frame["component"].astype(object).where(frame["component"].notna(), "")
     if "lost" not in frame:
         frame["lost"] = ""
+    if "failure_mode_share" not in frame:
+        frame["failure_mode_share"] = np.nan
     about = (read.schema.metadata or {}).get(b"sluicewatch")
     frame.attrs = json.loads(about) if about else {}
     return frame
@@ -551,6 +556,7 @@ _SCHEMA = pa.schema(
         ("ttf_p50_d", pa.float64()),
         ("ttf_p90_d", pa.float64()),
         ("failure_mode", pa.string()),
+        ("failure_mode_share", pa.float64()),
         ("lost", pa.string()),
         ("model_version", pa.string()),
         ("curve", pa.list_(pa.float64())),

@@ -113,7 +113,7 @@ def test_what_cannot_be_scored_says_why_and_shows_no_number(forecaster, sample):
     }  # fmt: skip
     silent = found[found["reason"] != ""]
     assert (silent["verdict"] == "no_verdict").all()
-    assert silent[["p_7d", "p_14d", "p_21d", "ttf_p10_d", "failure_mode", "curve"]].isna().all(axis=None)
+    assert silent[["p_7d", "p_14d", "p_21d", "ttf_p10_d", "failure_mode", "failure_mode_share", "curve"]].isna().all(axis=None)
 
 
 def test_no_rows_make_no_forecast(forecaster, sample):
@@ -233,6 +233,48 @@ def test_the_mode_named_before_a_failure_is_mostly_the_right_one(forecaster, uns
 
     assert set(named["failure_mode"]) <= set(fleet.MODES["motor"])
     assert (named["failure_mode"] == named["true"]).mean() > 0.7  # two modes: guessing names half
+
+
+def test_a_mode_has_its_share_among_the_modes_of_its_component(forecaster, sample, forecasts):
+    model = forecaster.parts["modes"]
+    scored = sample[(sample["component"] == "motor") & (sample["reason"] == "")].sort_values(["gate_id", "as_of"])
+
+    told = forecasts[forecasts["verdict"] == "forecast"].set_index("component")[["failure_mode", "failure_mode_share"]]
+
+    expected = []
+    for _, row in scored.iterrows():
+        z = np.arcsinh((row[list(fleet.FEATURES)].to_numpy(float)[forecaster.parts["varied"]] - forecaster.parts["middle"])
+                       / forecaster.parts["width"])  # fmt: skip
+        z = np.nan_to_num(np.clip(z, forecaster.parts["least"], forecaster.parts["most"]))
+        odds = {
+            name: np.exp(weights @ z + intercept)
+            for name, weights, intercept in zip(model["names"], model["weights"], model["intercepts"], strict=True)
+            if name in fleet.MODES["motor"]
+        }
+        mode = max(odds, key=lambda name: odds[name])
+        expected.append((mode, odds[mode] / sum(odds.values())))
+    assert told.loc["motor", "failure_mode"].tolist() == [mode for mode, _ in expected]
+    assert told.loc["motor", "failure_mode_share"].tolist() == pytest.approx([share for _, share in expected])
+    assert (told.loc["brake", "failure_mode_share"] == 1.0).all()  # only one mode was ever seen of it
+
+
+def test_a_gate_has_mode_and_share_of_its_most_endangered_component(forecasts):
+    for _, rows in forecasts[forecasts["verdict"] == "forecast"].groupby(["gate_id", "as_of"]):
+        gate, parts = rows[rows["component"] == ""], rows[rows["component"] != ""]
+        leading = parts.loc[parts["p_14d"].idxmax()]
+
+        assert gate["failure_mode"].tolist() == [leading["failure_mode"]]
+        assert gate["failure_mode_share"].tolist() == [leading["failure_mode_share"]]
+
+
+def test_modes_that_nothing_tells_apart_have_no_share(forecaster, sample):
+    parts = {name: part for name, part in forecaster.parts.items() if name != "modes"}
+
+    told = replace(forecaster, parts=parts).predict(sample)
+
+    share = told[told["verdict"] == "forecast"].set_index("component")["failure_mode_share"]
+    assert share["motor"].isna().all()
+    assert (share["brake"] == 1.0).all()
 
 
 @pytest.mark.parametrize(("n_failures", "towards"), [(4000, "the data"), (1, "leaving it")])

@@ -118,14 +118,18 @@ def test_the_table_has_the_model_beside_the_baselines(candidate):
     assert "false alarms / gate-year" in candidate.table
 
 
-def test_a_forecast_file_may_say_nothing_of_lost_sensors(candidate, dataset, tmp_path):
+def test_a_forecast_file_may_say_nothing_of_lost_sensors_and_shares_of_modes(candidate, dataset, tmp_path):
     forecasts = backtest(dataset, candidate.model, START + timedelta(days=200), START + timedelta(days=200))
 
-    write_forecasts(forecasts.drop(columns="lost"), tmp_path / "ours.parquet")
-    pq.write_table(pq.read_table(tmp_path / "ours.parquet").drop_columns("lost"), tmp_path / "others.parquet")
+    write_forecasts(forecasts.drop(columns=["lost", "failure_mode_share"]), tmp_path / "ours.parquet")
+    pq.write_table(
+        pq.read_table(tmp_path / "ours.parquet").drop_columns(["lost", "failure_mode_share"]), tmp_path / "others.parquet"
+    )
 
     for name in ("ours", "others"):
-        assert set(read_forecasts(tmp_path / f"{name}.parquet")["lost"]) == {""}
+        read = read_forecasts(tmp_path / f"{name}.parquet")
+        assert set(read["lost"]) == {""}
+        assert read["failure_mode_share"].isna().all()
 
 
 def test_a_backtest_forecasts_every_gate_and_day_and_survives_its_file(candidate, dataset, tmp_path):
@@ -142,6 +146,7 @@ def test_a_backtest_forecasts_every_gate_and_day_and_survives_its_file(candidate
     assert tuple(again.columns) == COLUMNS
     assert again["p_14d"].equals(forecasts["p_14d"])
     assert again["lost"].tolist() == forecasts["lost"].tolist()
+    assert again["failure_mode_share"].equals(forecasts["failure_mode_share"])
     assert again["as_of"].equals(forecasts["as_of"])
     assert again.attrs == forecasts.attrs
     assert pq.read_schema(tmp_path / "f.parquet").field("curve").type.value_type == "double"
