@@ -56,7 +56,10 @@ class IllegalTransition(SluicewatchError):
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What one scored day says about one component; `curve` holds P(failure within 1..21 days)."""
+    """What one scored day says about one component; `curve` holds P(failure within 1..21 days).
+
+    `failure_mode_share` is the mode's share among those of the component; None where nobody knows.
+    """
 
     as_of: datetime
     curve: tuple[float, ...]
@@ -66,6 +69,7 @@ class Outlook:
     respond_by: datetime
     confidence: Confidence
     evidence: tuple[Mapping[str, object], ...] = ()
+    failure_mode_share: float | None = None
 
     @property
     def p_7d(self) -> float:
@@ -109,6 +113,7 @@ class Alert:
     resolution: str | None = None
     finding: str | None = None
     note: str | None = None
+    failure_mode_share: float | None = None
 
     @property
     def p_7d(self) -> float:
@@ -150,6 +155,7 @@ def open_alert(gate_id: str, component: str, outlook: Outlook, at: datetime) -> 
         gate_id=gate_id,
         component=component,
         failure_mode=outlook.failure_mode,
+        failure_mode_share=outlook.failure_mode_share,
         severity=outlook.severity,
         state="open",
         opened_as_of=outlook.as_of,
@@ -187,6 +193,7 @@ def update(alert: Alert, outlook: Outlook, at: datetime) -> Change:
         as_of=outlook.as_of,
         curve=outlook.curve,
         failure_mode=outlook.failure_mode,
+        failure_mode_share=outlook.failure_mode_share,
         severity=severity,
         lower_since=lower_since,
         respond_by=outlook.respond_by,

@@ -154,6 +154,7 @@ class CaseDay:
             as_of=self.as_of,
             curve=tuple(forecast["curve"]),
             failure_mode=forecast["failure_mode"],
+            failure_mode_share=forecast["failure_mode_share"],
             model_version=forecast["model_version"],
             severity=cast(Severity, rule.severity(forecast["p_7d"], forecast["p_14d"], gate.criticality)),
             respond_by=rule.respond_by(forecast["curve"], self.as_of),

@@ -73,6 +73,7 @@ def alert_event(change: Change, gate: Gate, public_url: str) -> Event:
         "station_id": gate.station_id,
         "component": alert.component,
         "failure_mode": alert.failure_mode,
+        "failure_mode_share": None if alert.failure_mode_share is None else _probability(alert.failure_mode_share),
         "state": alert.state,
         "severity": alert.severity,
         "probability": _probability(alert.p_14d),

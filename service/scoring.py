@@ -243,7 +243,7 @@ def _score_gates(
 
 def forecast_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """One row of a forecast frame as the store keeps it: no NaN, plain numbers, aware instants."""
-    numbers = ("p_7d", "p_14d", "p_21d", "ttf_p10_d", "ttf_p50_d", "ttf_p90_d")
+    numbers = ("p_7d", "p_14d", "p_21d", "ttf_p10_d", "ttf_p50_d", "ttf_p90_d", "failure_mode_share")
     curve = row["curve"]
     return {
         "gate_id": str(row["gate_id"]),

@@ -131,6 +131,9 @@ class ForecastRow(Out):
     ttf_p50_d: float | None
     ttf_p90_d: float | None
     failure_mode: str
+    failure_mode_share: Probability | None = Field(
+        description="How likely that mode is among those known of the component, given that one of them is under way; else null."
+    )
     lost_channels: list[LostChannel] = Field(description="Sensors that are not believed; of the gate row all, of a part its own.")
     curve: list[Probability] | None = Field(description="P(failure within 1..21 days), never falling.")
 
@@ -223,6 +226,7 @@ class AlertOut(Out):
     gate_id: str
     component: str
     failure_mode: str
+    failure_mode_share: Probability | None = Field(description="As in a forecast.")
     severity: str
     state: str
     opened_at: Instant

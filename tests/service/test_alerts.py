@@ -112,12 +112,13 @@ def test_a_severity_that_comes_back_within_a_day_never_fell() -> None:
 
 
 def test_numbers_that_move_inside_one_grade_are_kept_and_nobody_is_told() -> None:
-    moved = replace(outlook(1), curve=tuple(p + 0.001 for p in CURVE), failure_mode="lubrication")
+    moved = replace(outlook(1), curve=tuple(p + 0.001 for p in CURVE), failure_mode="lubrication", failure_mode_share=0.61)
 
     change = life.update(opened(), moved, T0 + DAY)
 
     assert change.event_type is None
     assert (change.after.p_14d, change.after.failure_mode) == (moved.p_14d, "lubrication")
+    assert change.after.failure_mode_share == 0.61
     assert (change.after.sequence, change.after.version) == (1, 2)
     with pytest.raises(ValueError, match="tells nobody"):
         events.alert_event(change, GATE, "")
@@ -133,7 +134,8 @@ def test_a_resolution_or_finding_of_ones_own_is_refused(field: str, value: str) 
 
 def test_the_body_of_an_opened_alert_is_this() -> None:
     evidence = ({"feature": "motor.velocity", "value": 2.4, "baseline": 1.0, "unit": "of own baseline", "direction": "up"},)
-    change = life.open_alert("DSH-S3-G1", "motor", replace(outlook(), evidence=evidence), T0 + timedelta(hours=2, minutes=10))
+    told = replace(outlook(), evidence=evidence, failure_mode_share=0.73456)
+    change = life.open_alert("DSH-S3-G1", "motor", told, T0 + timedelta(hours=2, minutes=10))
 
     document = as_json(change)
 
@@ -151,6 +153,7 @@ def test_the_body_of_an_opened_alert_is_this() -> None:
             "station_id": "DSH-S3",
             "component": "motor",
             "failure_mode": "motor_bearing",
+            "failure_mode_share": 0.7346,
             "state": "open",
             "severity": "medium",
             "probability": 0.42,

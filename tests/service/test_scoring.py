@@ -79,6 +79,7 @@ class Oracle:
             **dict.fromkeys(("ttf_p10_d", "ttf_p50_d", "ttf_p90_d"), np.nan),
             "failure_mode": None if curve is None else "gear",
             "lost": self.lost.get((gate_id, component), ""),
+            "failure_mode_share": np.nan if curve is None else 0.8,
             "model_version": "oracle-1",
             "curve": curve,
         }
@@ -368,7 +369,8 @@ def test_a_case_opens_on_two_of_three_days_and_its_alert_says_by_when(gate: Engi
     score_days(gate, model(only(GATES[0], "gearbox", [0.5, 0.1, 0.5])), 3)
 
     (alert,) = all_alerts(gate)
-    assert (alert.gate_id, alert.component, alert.failure_mode) == (GATES[0], "gearbox", "gear")
+    assert (alert.gate_id, alert.component) == (GATES[0], "gearbox")
+    assert (alert.failure_mode, alert.failure_mode_share) == ("gear", 0.8)
     assert (alert.opened_as_of, alert.opened_at) == (T0 + 2 * DAY, T0 + 2 * DAY + HOUR)
     assert alert.p_14d == pytest.approx(0.5)
     # p_14d = 0.5 is `high`; 1 - 0.5**(3/14) = 0.138 is the first day at 0.1 or more

@@ -67,6 +67,7 @@ def forecast(gate_id: str, as_of: datetime, component: str = "") -> dict[str, ob
         "reason": "",
         **p,
         "failure_mode": "gear",
+        "failure_mode_share": 0.8,
         "model_version": "v1",
         "curve": list(CURVE),
     }

@@ -33,6 +33,7 @@ class AlertPage:
     p_7d: str
     p_21d: str
     calibrated: bool
+    mode_share: str
     finding: str
     evidence: tuple[tuple[str, str], ...]
     history: tuple[Step, ...]
@@ -55,6 +56,7 @@ def alert_page(connection: Connection, alert_id: str, now: datetime, words: Word
         p_7d=percent(alert.p_7d),
         p_21d=percent(alert.curve[20]),
         calibrated=alert.confidence == "calibrated",
+        mode_share="" if alert.failure_mode_share is None else percent(alert.failure_mode_share),
         finding=code_if_any(words, "finding", alert.finding),
         evidence=tuple(_evidence(item, words) for item in alert.evidence),
         history=tuple(

@@ -39,6 +39,7 @@ AT_RISK = {
     ("DSH-S6-G3", "brake"): ("brake_drag", 0.55),
     ("DSH-S8-G2", "leaf"): ("", 0.41),
 }
+MODE_SHARE = 0.87
 BAD_SENSORS = {
     ("DSH-S3-G1", "gearbox"): "gearbox.oil.temperature: drift",
     ("DSH-S3-G1", "motor"): "motor.velocity_rms: stuck",
@@ -177,6 +178,7 @@ def forecast_row(
         "ttf_p50_d": first[0.5],
         "ttf_p90_d": first[0.9],
         "failure_mode": mode,
+        "failure_mode_share": MODE_SHARE if mode else None,
         "lost": lost,
         "model_version": VERSION,
         "curve": curve,
@@ -225,6 +227,7 @@ def add_alerts(connection: Connection) -> list[str]:
             as_of=TODAY,
             curve=tuple(curve),
             failure_mode=mode,
+            failure_mode_share=MODE_SHARE if mode else None,
             model_version=VERSION,
             severity=severity(curve[6], curve[13]),  # type: ignore[arg-type]  # one of the severities
             respond_by=TODAY + max(1, first) * DAY,

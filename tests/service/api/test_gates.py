@@ -136,7 +136,8 @@ def test_a_forecast_has_the_gate_and_each_component_with_the_whole_curve(client:
     assert forecast["gate"]["component"] == ""
     assert motor["curve"] == fleet.curve_to(0.72)
     assert motor["p_14d"] == motor["curve"][13]
-    assert motor["failure_mode"] == "motor_bearing"
+    assert (motor["failure_mode"], motor["failure_mode_share"]) == ("motor_bearing", fleet.MODE_SHARE)
+    assert next(row for row in forecast["components"] if row["component"] == "leaf")["failure_mode_share"] is None
 
 
 def test_a_forecast_says_which_sensors_it_did_not_believe(client: TestClient) -> None:

@@ -304,6 +304,7 @@ def token_of(shown: Element) -> str:
 def test_an_alert_page_says_why_what_to_do_and_who_was_told(console: TestClient, alert_ids: list[str]) -> None:
     shown = page(console, f"/alerts/{alert_ids[0]}").one("main").text.replace("\u00a0", " ")
 
+    assert "Motor bearing wearing out: 87 % among the known faults of this part" in shown
     assert "within 7 days 47 % · within 14 days 72 % · within 21 days 85 % not yet calibrated here" in shown
     assert "motor.velocity_rms 2.94 mm/s (usually 1.02)" in shown
     assert "opened · scoring" in shown
