@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ import pandas as pd
 from pipeline import sensor_health
 from pipeline.dataset import Dataset
 from pipeline.operations import CONTEXT, segment
-from pipeline.readings import DAY_MS, quantity_of
+from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
 
 COMPONENT_KINDS = ("motor", "gearbox", "brake", "leaf", "screw", "drum", "hydraulic")
 HOIST_TYPES = ("winch", "screw", "hydraulic")
@@ -359,6 +359,50 @@ def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray
     return keys, np.concatenate(blocks)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the newest operations of one column of evidence showed, and what the own baseline explains of the same operations.
+
+    Attributes
+    ----------
+    column : a column of operations, ``motor.velocity_rms:mean``
+    shown, expected : mean over days of the means of their operations, in `unit`. Geometric means, but for temperature: there
+        arithmetic ones of the rise (K) from the start of an operation to its ``:max``. One odd operation is pulled in.
+    change : ``shown / expected``, which is ``exp(dev)`` of the row; for temperature ``shown - expected``, which is ``dev``
+    since, until : midnights; the first day whose operations count, and the end of the last one
+    """
+
+    column: str
+    unit: str
+    shown: float
+    expected: float
+    change: float
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def of(cls, column: str, group: str, expected: float, deviation: float, since_ms: int, until_ms: int) -> Measured:
+        """From means of what the baseline explains and of the deviation, in the terms of `_GateView._shown`."""
+        since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (since_ms, until_ms))
+        if group == "temperature":
+            return cls(column, "K", expected + deviation, expected, deviation, since, until)
+        unit = QUANTITIES[quantity_of(column.partition(":")[0])].unit
+        shown, explained, change = (float(np.exp(value)) for value in (expected + deviation, expected, deviation))
+        return cls(column, unit, shown, explained, change, since, until)
+
+
+def shown_and_expected(history: GateHistory, component: str, as_of: datetime) -> dict[str, Measured]:
+    """What stands behind the newest deviations of one component's row, by group of evidence; see `Measured`.
+
+    As in the row, the column that deviates most speaks for its group, and the gate's strongest current for any component.
+    A group is absent where nothing is known.
+    """
+    view = _GateView(history, np.array([_to_ms(as_of)], dtype=np.int64))
+    found = view.measured(component, OWN_GROUPS)
+    currents = [one for part in history.components for one in view.measured(part, ("current",)).values()]
+    return {**found, "current": max(currents, key=lambda one: one.change)} if currents else found
+
+
 def cycle_state(
     maintenance: pd.DataFrame, component: str, record_start_ms: int, at_ms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -541,12 +585,14 @@ class _Shown:
     Attributes
     ----------
     daily, count : mean deviation and operations of each day, shape (columns, days)
+    expected : mean of what the baseline explains of the same operations, shape (columns, days)
     now, low : see `_newest`, at each day boundary, shape (columns, days + 1)
     scatter : the baseline's own, shape (columns,)
     """
 
     daily: np.ndarray
     count: np.ndarray
+    expected: np.ndarray
     now: np.ndarray
     low: np.ndarray
     scatter: np.ndarray
@@ -555,7 +601,8 @@ class _Shown:
     def empty(cls, columns: int, days: int) -> _Shown:
         """Nothing shown yet."""
         nothing = np.full((columns, days + 1), np.nan)
-        return cls(nothing[:, 1:].copy(), np.zeros((columns, days)), nothing.copy(), nothing.copy(), np.full(columns, np.nan))
+        daily, expected, now, low = nothing[:, 1:].copy(), nothing[:, 1:].copy(), nothing.copy(), nothing.copy()
+        return cls(daily, np.zeros((columns, days)), expected, now, low, np.full(columns, np.nan))
 
 
 class _GateView:
@@ -661,6 +708,41 @@ class _GateView:
             return None
         return np.asarray((self.started >= before_ms) & (self.started < before_ms + BASELINE_DAYS * DAY_MS))
 
+    def _compared(self, cycle_ms: int, fit: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """What is compared for as_ofs of one cycle: operations near them and of the baseline; first day and end of the days."""
+        first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
+        near = (self.started >= cycle_ms) & (self.day >= first - _REMEMBER_DAYS) & (self.day < end)
+        # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
+        baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
+        return near, baseline, first, end
+
+    def measured(self, component: str, groups: Sequence[str]) -> dict[str, Measured]:
+        """Behind the newest ``dev`` of some groups: the column that deviates most, as of the only as_of; see `Measured`."""
+        names = [
+            (name, group) for group, of_group in self.evidence.get(component, {}).items() if group in groups for name in of_group
+        ]
+        start, _ = self.cycles(component)
+        fit = int(np.searchsorted(_BASELINE_AGES, (self.at[0] - start[0]) / DAY_MS, side="right")) - 1
+        if fit <= 0 or not names:
+            return {}
+        near, baseline, first, end = self._compared(int(start[0]), fit, self.columns)
+        shown = self._shown(names, near, baseline, first, end)
+        found: dict[str, Measured] = {}
+        for row, (name, group) in enumerate(names):
+            told = np.flatnonzero(np.isfinite(shown.daily[row]))
+            if not len(told) or self.spoilt(name.partition(":")[0])[0]:
+                continue
+            until = min(int(told[-1]) + 3, end - first)  # a gate that rests keeps its last three days: see `_remembered`
+            if end - first - until > _REMEMBER_DAYS:
+                continue
+            days = told[told >= until - 3]
+            since_ms, until_ms = (self.origin + (first + int(day)) * DAY_MS for day in (days[0], days[-1] + 1))
+            deviation, expected = shown.daily[row, days].mean(), shown.expected[row, days].mean()
+            one = Measured.of(name, group, float(expected), float(deviation), since_ms, until_ms)
+            if group not in found or one.change > found[group].change:
+                found[group] = one
+        return found
+
     def deviations(self) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         """Per component and group of evidence it has: the trend of its deviation at each as_of."""
         alike: dict[tuple[int, ...], list[str]] = {}
@@ -686,10 +768,7 @@ class _GateView:
         for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
             wanted = np.flatnonzero((start == cycle_ms) & (fitted_at == fit))
             columns = self.columns[wanted]
-            first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
-            near = (self.started >= cycle_ms) & (self.day >= first - _REMEMBER_DAYS) & (self.day < end)
-            # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
-            baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
+            near, baseline, first, end = self._compared(cycle_ms, fit, columns)
             shown = self._shown(names, near, baseline, first, end)
             trends = _trend(shown.daily, shown.scatter[:, None], shown.count, columns - first)
             trends |= {"now": shown.now[:, columns - first], "low": shown.low[:, columns - first], "z_before": trends["t_7d"]}
@@ -747,8 +826,9 @@ class _GateView:
         used = _Used.of(near & told & (n > 0)[:, None], started)
         deviation = _pulled_in(used, used.pick(target - predicted), 3.0 * shown.scatter[:, None])
         day = used.pick(np.broadcast_to(self.day[some] - first, values.shape))
-        daily, count = _by_day(deviation, np.where(used.real, day, -1), end - first)
-        shown.daily[:], shown.count[:] = daily, count
+        day = np.where(used.real, day, -1)
+        shown.daily[:], shown.count[:] = _by_day(deviation, day, end - first)
+        shown.expected[:], _ = _by_day(used.pick(predicted), day, end - first)
         boundaries_ms = self.origin + np.arange(first, end + 1) * DAY_MS
         shown.now[:], shown.low[:] = _newest(used, deviation / shown.scatter[:, None], boundaries_ms)
         return shown

@@ -196,3 +196,66 @@ def test_a_gate_without_readings_gives_stale_rows() -> None:
     rows = features.build(empty, [midnight(3)])
 
     assert rows["reason"].tolist() == ["stale", "stale"]
+
+
+@pytest.mark.parametrize("day", [12, 33, 47, 70, DAYS])
+def test_what_was_shown_over_what_was_expected_is_the_deviation_of_the_row(day: int) -> None:
+    records = maintenance(("motor", "repair", midnight(20), midnight(20) + timedelta(hours=9)))
+    worn = history(gate_readings(worn_from=45), records)
+
+    told = features.shown_and_expected(worn, "motor", midnight(day))
+
+    row = motor(features.build(worn, [midnight(day)])).iloc[0]
+    assert set(told) == {"velocity", "high", "temperature"}
+    for group in ("velocity", "high"):
+        assert told[group].shown / told[group].expected == pytest.approx(told[group].change)
+        assert np.log(told[group].change) == pytest.approx(row[f"{group}_dev"], abs=1e-9)
+    assert told["temperature"].shown - told["temperature"].expected == pytest.approx(row["temperature_dev"], abs=1e-9)
+    assert features.shown_and_expected(worn, "gearbox", midnight(day)) == {}
+
+
+def test_what_was_shown_is_the_mean_of_the_operations_of_three_days_and_what_was_expected_is_their_load() -> None:
+    worn = history(gate_readings(worn_from=45))
+
+    told = features.shown_and_expected(worn, "motor", midnight(70))
+
+    operations = worn.operations[worn.operations["started_ms"].between(START_MS + 67 * DAY_MS, START_MS + 70 * DAY_MS - 1)]
+    rise = operations["motor.winding.temperature:max"] - operations["motor.winding.temperature:start"]
+    assert len(operations) == 6
+    assert (told["velocity"].column, told["velocity"].unit) == ("motor.velocity_rms:mean", "mm/s")
+    assert told["velocity"].shown == pytest.approx(np.exp(np.log(operations["motor.velocity_rms:mean"]).mean()))
+    assert told["velocity"].expected == pytest.approx((1.2 * (0.7 + 0.55 * operations["load"])).mean(), rel=0.05)
+    assert (told["temperature"].column, told["temperature"].unit) == ("motor.winding.temperature:max", "K")
+    assert told["temperature"].shown == pytest.approx(rise.mean())
+    assert (told["velocity"].since, told["velocity"].until) == (midnight(67), midnight(70))
+
+
+def test_a_gate_that_rests_is_measured_by_its_last_day_of_movement_until_that_is_too_long_ago() -> None:
+    readings = gate_readings(worn_from=45)
+    still = (readings["ts"] >= pd.Timestamp(midnight(60))) & (readings["motor.moving"] == 1.0)
+    resting = history(readings[~still])
+
+    told = features.shown_and_expected(resting, "motor", midnight(66))["velocity"]
+
+    row = motor(features.build(resting, [midnight(66)])).iloc[0]
+    assert (told.since, told.until) == (midnight(59), midnight(60))
+    assert np.log(told.change) == pytest.approx(row["velocity_dev"], abs=1e-9)
+    for day in (76, 77):
+        known = motor(features.build(resting, [midnight(day)]))["velocity_dev"].notna().iloc[0]
+        assert bool(features.shown_and_expected(resting, "motor", midnight(day))) == known
+    assert features.shown_and_expected(resting, "motor", midnight(77)) == {}
+
+
+def test_a_component_too_young_for_a_baseline_has_nothing_expected_of_it() -> None:
+    assert features.shown_and_expected(history(gate_readings()), "motor", midnight(9)) == {}
+
+
+def test_current_is_the_gates_whichever_component_measures_it() -> None:
+    readings = gate_readings(worn_from=45)
+    worn = history(readings.assign(**{"gearbox.current": 20 * readings["motor.velocity_rms"]}))
+
+    told = features.shown_and_expected(worn, "motor", midnight(70))["current"]
+
+    row = motor(features.build(worn, [midnight(70)])).iloc[0]
+    assert (told.column, told.unit) == ("gearbox.current:mean", "A")
+    assert np.log(told.change) == pytest.approx(row["current_dev"], abs=1e-9)
