@@ -192,6 +192,18 @@ class Forecaster:
                 out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z) + LOGISTIC_SHARE * self._logistic(z, kinds)
         return out
 
+    def log_odds_14d(self, rows: pd.DataFrame) -> FloatArray:
+        """Return the log-odds of each row's published ``p_14d``, shape (rows,); NaN for rows that cannot be scored."""
+        # curves do not cross: what is asked at 14 days alone is what the whole curve says there
+        log_odds = replace(self, horizons_d=(14,)).log_odds(rows)[:, 0]
+        least, most = np.log(P_RANGE) - np.log1p(-np.array(P_RANGE))
+        return np.asarray(np.clip(self.intercept + self.slope * log_odds, least, most))
+
+    def typical(self) -> dict[str, float]:
+        """Return the median of each feature over the rows learnt from; without those that never varied, which change nothing."""
+        varied = [self.features[place] for place in self.parts["varied"]]
+        return dict(zip(varied, self.parts["middle"].tolist(), strict=True))
+
     def _trees(self, z: FloatArray) -> FloatArray:
         trees, stepped = self.parts["trees"], in_steps(z)
         asked = [trees.decision_function(np.column_stack([stepped, np.full(len(z), h)])) for h in self.horizons_d]
