@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from service.advice import Words, recommended_action
 from service.alerts import MAX_NOTE, NOTICE_ENDS, Change, Confidence, Notice, rfc3339
+from service.reasons import reason
 
 LOCALES = ("zh-CN", "en")
 DEFAULT_LOCALE = "zh-CN"
@@ -86,7 +87,7 @@ def alert_event(change: Change, gate: Gate, public_url: str) -> Event:
         "confidence": alert.confidence,
         "confidence_text": CONFIDENCE_TEXTS[alert.confidence],
         "data_quality": {"last_seen": rfc3339(gate.last_seen) if gate.last_seen else None},
-        "evidence": list(alert.evidence),
+        "evidence": [{**item, "text": reason(item)} for item in alert.evidence],
         "recommended_action": {"code": action.code, "text_zh": action.text.zh, "text_en": action.text.en},
         "as_of": rfc3339(alert.as_of),
         "opened_at": rfc3339(alert.opened_at),

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from models.explain import Evidence
 from service import advice, events
 from service import alerts as life
 from service.advice import Words
@@ -133,7 +134,7 @@ def test_a_resolution_or_finding_of_ones_own_is_refused(field: str, value: str) 
 
 
 def test_the_body_of_an_opened_alert_is_this() -> None:
-    evidence = ({"feature": "motor.velocity", "value": 2.4, "baseline": 1.0, "unit": "of own baseline", "direction": "up"},)
+    evidence = ({"feature": "motor.velocity", "contribution": 1.9, "change": 1.8, "change_unit": "x", "peer_low": None},)
     told = replace(outlook(), evidence=evidence, failure_mode_share=0.73456)
     change = life.open_alert("DSH-S3-G1", "motor", told, T0 + timedelta(hours=2, minutes=10))
 
@@ -166,7 +167,7 @@ def test_the_body_of_an_opened_alert_is_this() -> None:
             "confidence": "calibrated",
             "confidence_text": "已按本站数据校准",
             "data_quality": {"last_seen": "2026-11-20T02:08:41Z"},
-            "evidence": [dict(evidence[0])],
+            "evidence": [{**evidence[0], "text": "电动机振动速度为本闸门同等荷载下的 1.8 倍"}],
             "recommended_action": {
                 "code": "inspect_motor_bearing",
                 "text_zh": advice.ACTIONS["motor_bearing"].text.zh,
@@ -216,7 +217,8 @@ def test_a_resolved_alert_tells_why_it_ended_and_what_was_found() -> None:
 
 def test_the_longest_body_stays_below_twenty_thousand_bytes() -> None:
     evidence = tuple(
-        {"feature": "零" * 100, "value": 1.0, "baseline": 1.0, "unit": "零" * 40, "direction": "up"} for _ in range(50)
+        {**dict.fromkeys(Evidence.__slots__, 1 / 3), "feature": "零" * 100, "channel": "零" * 100, "unit": "零" * 40}
+        for _ in range(50)
     )
     gate = replace(GATE, name=Words("闸" * 10_000, "g" * 10_000), station_name=Words("站" * 10_000, "s" * 10_000))
     change = life.open_alert("g" * 128, "c" * 128, replace(outlook(), evidence=evidence), T0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from sqlalchemy.engine import Connection
 from service import store
 from service.console.views.parts import ActionRow, action, code_if_any, fleet_of_one, percent
 from service.console.words import Words, site_time
+from service.reasons import reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class AlertPage:
     calibrated: bool
     mode_share: str
     finding: str
-    evidence: tuple[tuple[str, str], ...]
+    evidence: tuple[str, ...]
     history: tuple[Step, ...]
     notified: tuple[Step, ...]
 
@@ -58,7 +58,7 @@ def alert_page(connection: Connection, alert_id: str, now: datetime, words: Word
         calibrated=alert.confidence == "calibrated",
         mode_share="" if alert.failure_mode_share is None else percent(alert.failure_mode_share),
         finding=code_if_any(words, "finding", alert.finding),
-        evidence=tuple(_evidence(item, words) for item in alert.evidence),
+        evidence=tuple(reason(item).in_locale(words.language) for item in alert.evidence),
         history=tuple(
             Step(site_time(row["at"], zone), words.code("event", row["action"]), row["actor"])
             for row in reversed(store.list_audit(connection, subject=alert_id))
@@ -72,15 +72,3 @@ def alert_page(connection: Connection, alert_id: str, now: datetime, words: Word
             for row in store.list_deliveries(connection, subject=alert_id)
         ),
     )
-
-
-def _evidence(item: Mapping[str, object], words: Words) -> tuple[str, str]:
-    def number(value: object) -> str:
-        return f"{value:.3g}" if isinstance(value, int | float) else str(value)
-
-    text = number(item.get("value", ""))
-    if item.get("unit") not in (None, "", "1"):
-        text += f" {item['unit']}"
-    if item.get("baseline") is not None:
-        text += f" ({words('alert.usually', value=number(item['baseline']))})"
-    return str(item.get("feature", "")), text

@@ -40,6 +40,15 @@ AT_RISK = {
     ("DSH-S8-G2", "leaf"): ("", 0.41),
 }
 MODE_SHARE = 0.87
+EVIDENCE = {
+    "change": 2.88,
+    "change_unit": "x",
+    "value": 2.94,
+    "baseline": 1.02,
+    "unit": "mm/s",
+    "peer_low": 0.9,
+    "peer_high": 1.2,
+}
 BAD_SENSORS = {
     ("DSH-S3-G1", "gearbox"): "gearbox.oil.temperature: drift",
     ("DSH-S3-G1", "motor"): "motor.velocity_rms: stuck",
@@ -232,7 +241,7 @@ def add_alerts(connection: Connection) -> list[str]:
             severity=severity(curve[6], curve[13]),  # type: ignore[arg-type]  # one of the severities
             respond_by=TODAY + max(1, first) * DAY,
             confidence="not_yet_calibrated_here",
-            evidence=({"feature": f"{component}.velocity_rms", "value": 2.94, "baseline": 1.02, "unit": "mm/s"},),
+            evidence=({**EVIDENCE, "feature": f"{component}.velocity"},),
         )
         change = life.open_alert(gate_id, component, outlook, TODAY + timedelta(minutes=3))
         alert = store.apply_change(connection, change, actor=store.SCORING, public_url=PUBLIC_URL)

@@ -306,7 +306,7 @@ def test_an_alert_page_says_why_what_to_do_and_who_was_told(console: TestClient,
 
     assert "Motor bearing wearing out: 87 % among the known faults of this part" in shown
     assert "within 7 days 47 % · within 14 days 72 % · within 21 days 85 % not yet calibrated here" in shown
-    assert "motor.velocity_rms 2.94 mm/s (usually 1.02)" in shown
+    assert "motor vibration 2.88 × what this gate showed at such loads (2.94 mm/s, baseline 1.02); peers 0.9–1.2 ×" in shown
     assert "opened · scoring" in shown
     assert "opened: on its way · receiver.example" in shown
     assert "/hook" not in shown
