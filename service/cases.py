@@ -6,9 +6,8 @@ forecast and what was known before are brought together for them, and what they 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -18,20 +17,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models import policy as rule
+from models.explain import Evidence, Key
 from models.labels import RENEWALS
 from models.policy import CaseState, Policy, ScoredDay
-from pipeline import features, historian, operations
+from pipeline import historian, operations
 from pipeline.historian import from_ms, to_ms
 from pipeline.sensor_health import KINDS, read_lost
 from service import alerts as life
 from service import store
 from service.alerts import Alert, Change, Notice, Outlook, Severity
 from service.events import Gate
+from service.evidence import for_alert
 from service.store import SCORING
 
 STALE = "gate.data_stale"
 SENSOR_FAULT = "sensor.fault"
-EVIDENCE_FROM_Z = 2.0
 
 
 def text_of(value: Any) -> str:
@@ -75,6 +75,20 @@ def is_renewed(
     return False
 
 
+Explain = Callable[[Sequence[Key]], Mapping[Key, Sequence[Evidence]]]
+"""Says why some components of the day are forecast what they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """An alert that is to be opened, or updated where there is one; the row of its case gets its id."""
+
+    gate: Gate
+    forecast: Mapping[str, Any]
+    alert: Alert | None
+    case: dict[str, Any]
+
+
 class CaseDay:
     """The cases of one chunk of gates on one day; it belongs to the transaction it was made in."""
 
@@ -87,17 +101,18 @@ class CaseDay:
         as_of: datetime,
         now: datetime,
         public_url: str,
+        explain: Explain,
     ) -> None:
         self.connection, self.policy, self.as_of, self.now = connection, policy, as_of, now
-        self.gate_ids, self.public_url = gate_ids, public_url
+        self.gate_ids, self.public_url, self.explain = gate_ids, public_url, explain
         self.rows = rows
-        keys = zip(rows["gate_id"].tolist(), rows["component"].tolist(), strict=True)
-        self.place = {(str(gate_id), str(component)): place for place, (gate_id, component) in enumerate(keys)}
+        self.gate_of_row = [str(gate_id) for gate_id in rows["gate_id"].tolist()]
         self.gates = store.load_gates(connection, gate_ids)
         self.known_cases = store.load_cases(connection, gate_ids)
         self.alerts = store.unresolved_alerts(connection, gate_ids)
         self.renewals = _load_renewals(connection, gate_ids, as_of)
         self.cases: list[dict[str, Any]] = []
+        self.due: list[_Due] = []
         self.opened: list[dict[str, Any]] = []
         self.closed: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
@@ -126,21 +141,29 @@ class CaseDay:
             resolution = "repaired" if renewed else "auto_cleared"
             self._apply(life.resolve(alert, resolution=resolution, by=SCORING.name, at=self.now), gate, "resolved")
             alert = None
-        if after.open and forecast["curve"] is not None:
-            outlook = self._outlook(gate, forecast)
-            if alert is not None:
-                self._apply(life.update(alert, outlook, self.now), gate, "updated")
-            elif renewed or not before.open:  # an alert that a person resolved stays so until its case has closed
-                alert = self._apply(life.open_alert(gate.gate_id, component, outlook, self.now), gate, "opened")
-        self.cases.append(
-            {
-                "gate_id": gate.gate_id,
-                "component": component,
-                "state": asdict(after),
-                "stepped_as_of": self.as_of,
-                "alert_id": alert.alert_id if alert is not None else None,
-            }
-        )
+        case = {
+            "gate_id": gate.gate_id,
+            "component": component,
+            "state": asdict(after),
+            "stepped_as_of": self.as_of,
+            "alert_id": alert.alert_id if alert is not None else None,
+        }
+        self.cases.append(case)
+        # an alert that a person resolved stays so until its case has closed
+        if after.open and forecast["curve"] is not None and (alert is not None or renewed or not before.open):
+            self.due.append(_Due(gate, forecast, alert, case))
+
+    def tell_cases(self) -> None:
+        """Open and update the alerts of the open cases stepped so far; why, is asked for all of them at once."""
+        told = self.explain([(due.gate.gate_id, due.forecast["component"]) for due in self.due])
+        for due in self.due:
+            key = (due.gate.gate_id, due.forecast["component"])
+            outlook = self._outlook(due.gate, due.forecast, for_alert(told.get(key, ())))
+            if due.alert is not None:
+                self._apply(life.update(due.alert, outlook, self.now), due.gate, "updated")
+            else:
+                due.case["alert_id"] = self._apply(life.open_alert(*key, outlook, self.now), due.gate, "opened").alert_id
+        self.due.clear()
 
     def _apply(self, change: Change, gate: Gate, count_as: str) -> Alert:
         if change.event_type is not None:
@@ -149,7 +172,7 @@ class CaseDay:
             self.connection, change, actor=SCORING, public_url=self.public_url, gate=gate, reason=change.after.resolution or ""
         )
 
-    def _outlook(self, gate: Gate, forecast: Mapping[str, Any]) -> Outlook:
+    def _outlook(self, gate: Gate, forecast: Mapping[str, Any], evidence: tuple[Mapping[str, object], ...]) -> Outlook:
         return Outlook(
             as_of=self.as_of,
             curve=tuple(forecast["curve"]),
@@ -159,18 +182,13 @@ class CaseDay:
             severity=cast(Severity, rule.severity(forecast["p_7d"], forecast["p_14d"], gate.criticality)),
             respond_by=rule.respond_by(forecast["curve"], self.as_of),
             confidence="calibrated" if self.policy.calibrated_here else "not_yet_calibrated_here",
-            evidence=evidence(self._row(gate.gate_id, forecast["component"]), forecast["component"]),
+            evidence=evidence,
         )
-
-    def _row(self, gate_id: str, component: str) -> Mapping[Any, Any]:
-        """The feature row of a component; one at a time, because few are asked for."""
-        place = self.place.get((gate_id, component))
-        return {} if place is None else dict(self.rows.iloc[place])
 
     def tell_stale(self) -> None:
         """Begin a notice for a gate whose readings stopped, and end it when they are back."""
         reasons: dict[str, set[str]] = {}
-        for (gate_id, _), reason in zip(self.place, self.rows["reason"].tolist(), strict=True):
+        for gate_id, reason in zip(self.gate_of_row, self.rows["reason"].tolist(), strict=True):
             reasons.setdefault(gate_id, set()).add(text_of(reason))
         silent: dict[str, Notice] = {
             notice.gate_id: notice for notice in store.open_notices(self.connection, STALE) if notice.gate_id
@@ -196,7 +214,7 @@ class CaseDay:
         reasons: dict[str, set[str]] = {}
         faulty: dict[str, dict[str, str]] = {}
         lost = self.rows["lost"].tolist() if "lost" in self.rows else [""] * len(self.rows)
-        for (gate_id, _), reason, told_lost in zip(self.place, self.rows["reason"].tolist(), lost, strict=True):
+        for gate_id, reason, told_lost in zip(self.gate_of_row, self.rows["reason"].tolist(), lost, strict=True):
             reasons.setdefault(gate_id, set()).add(text_of(reason))
             faulty.setdefault(gate_id, {}).update(read_lost(text_of(told_lost)))
         told: dict[str, dict[str, Notice]] = {}
@@ -245,29 +263,3 @@ def _load_renewals(connection: Connection, gate_ids: Sequence[str], as_of: datet
         renewal = Renewal(row.component, row.started_at, row.ended_at, row.recorded_at)
         found.setdefault(row.gate_id, []).append(renewal)
     return found
-
-
-def evidence(row: Mapping[Any, Any], component: str) -> tuple[Mapping[str, object], ...]:
-    """What stands out in a feature row: evidence at least two of its own standard deviations off, strongest first.
-
-    Vibration and current are given as multiples of the component's own baseline, temperature as kelvin above it.
-    """
-    found = []
-    for group in (*features.OWN_GROUPS, "current"):
-        z, dev = row.get(f"{group}_z", math.nan), row.get(f"{group}_dev", math.nan)
-        if not (math.isfinite(z) and math.isfinite(dev)) or abs(z) < EVIDENCE_FROM_Z:
-            continue
-        kelvin = group == "temperature"
-        found.append(
-            (
-                abs(z),
-                {
-                    "feature": f"{component}.{group}" if component else group,
-                    "value": round(dev, 2) if kelvin else round(math.exp(dev), 3),
-                    "baseline": 0.0 if kelvin else 1.0,
-                    "unit": "K above own baseline" if kelvin else "of own baseline",
-                    "direction": "up" if dev > 0 else "down",
-                },
-            )
-        )
-    return tuple(item for _, item in sorted(found, key=lambda pair: -pair[0]))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -29,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from models import registry as models
+from models.explain import Explainable
 from models.policy import Policy
 from pipeline import historian
 from pipeline.historian import from_ms, to_ms, writing
@@ -36,6 +38,7 @@ from pipeline.readings import DAY_MS
 from service import store
 from service.alarm_watch import watch_alarms
 from service.cases import CaseDay, text_of
+from service.evidence import find_evidence
 from service.live_features import load_features, refresh_operations
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ RUN_SECONDS = prometheus_client.Histogram(
 LAST_SUCCESS = prometheus_client.Gauge("sluicewatch_scoring_last_success_timestamp_seconds", "When the last scoring run ended")
 
 
-class Forecaster(Protocol):
+class Forecaster(Explainable, Protocol):
     """What turns feature rows into forecast rows; `models.forecast.Forecaster` is one."""
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -208,14 +211,14 @@ def _score_chunk(
         yield (
             as_of,
             _score_gates(
-                engine, model.policy, rows[rows["as_of"] == as_of], forecasts[forecasts["as_of"] == as_of], as_of, now, public_url
+                engine, model, rows[rows["as_of"] == as_of], forecasts[forecasts["as_of"] == as_of], as_of, now, public_url
             ),
         )
 
 
 def _score_gates(
     engine: Engine,
-    policy: Policy,
+    model: Model,
     rows: pd.DataFrame,
     forecasts: pd.DataFrame,
     as_of: datetime,
@@ -230,9 +233,11 @@ def _score_gates(
             rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
-        day = CaseDay(connection, policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url)
+        explain = partial(find_evidence, connection, model.forecaster, rows, as_of=as_of)
+        day = CaseDay(connection, model.policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url, explain)
         for gate_id, of_gate in _by_gate(stored).items():
             day.step_gate(gate_id, of_gate)
+        day.tell_cases()
         store.save_cases(connection, day.cases)
         store.log_cases(connection, day.opened, day.closed)
         day.tell_stale()

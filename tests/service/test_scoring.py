@@ -66,6 +66,12 @@ class Oracle:
             out += [self.row(gate_id, "", as_of, highest), *(of_components if self.with_components else [])]
         return pd.DataFrame(out)
 
+    def typical(self) -> dict[str, float]:
+        return {"velocity_dev": 0.0, "velocity_z": 0.0, "load_7d": 0.5}
+
+    def log_odds_14d(self, rows: pd.DataFrame) -> np.ndarray:
+        return 2 * rows["velocity_dev"].to_numpy(dtype=float)
+
     def row(self, gate_id: str, component: str, as_of: pd.Timestamp, p_14d: float | None) -> dict[str, Any]:
         curve = None if p_14d is None else curve_of(p_14d)
         day = [np.nan if curve is None else curve[index] for index in (6, 13, 20)]
@@ -504,20 +510,25 @@ def test_live_cases_open_and_close_on_the_days_that_evaluation_counts(river: Eng
     assert len(all_alerts(river)) >= 5
 
 
-# --- what stands out --------------------------------------------------------------------------------------------------
+def test_an_alert_holds_what_moved_its_forecast_anew_every_day(sqlite_engine: Engine) -> None:
+    declare(sqlite_engine, GATES[:1])
+    for number in range(-14, 2):
+        frame = readings_of(T0 + number * DAY)
+        frame["motor.velocity_rms"] *= 1.0 + 0.15 * max(0, number + 4) * frame["motor.moving"]
+        feed(sqlite_engine, GATES[0], frame)
 
+    score_days(sqlite_engine, model(only(GATES[0], "motor", [0.5, 0.5])), 2)
+    (opened,) = all_alerts(sqlite_engine)
+    score_days(sqlite_engine, model(only(GATES[0], "motor", {2: 0.5})), 1, first=2)
+    (updated,) = all_alerts(sqlite_engine)
 
-def test_evidence_is_what_is_two_deviations_off_strongest_first_in_words_of_its_unit() -> None:
-    row = {"velocity_z": 2.5, "velocity_dev": np.log(1.5), "temperature_z": -4.0, "temperature_dev": -6.0}
-    row |= {"acceleration_z": 1.9, "acceleration_dev": 0.2, "impulse_z": np.nan, "impulse_dev": np.nan}
-
-    found = cases.evidence(row, "motor")
-
-    assert [(item["feature"], item["value"], item["direction"]) for item in found] == [
-        ("motor.temperature", -6.0, "down"),
-        ("motor.velocity", 1.5, "up"),
-    ]
-    assert cases.evidence({}, "motor") == ()
+    for alert, as_of in ((opened, T0 + DAY), (updated, T0 + 2 * DAY)):
+        (item,) = alert.evidence
+        assert (item["feature"], item["channel"]) == ("motor.velocity", "motor.velocity_rms:mean")
+        # the faked forecaster says 2 × velocity_dev, and typical is 0
+        assert item["contribution"] == pytest.approx(2 * np.log(item["value"] / item["baseline"]))
+        assert (item["as_of"], item["since"]) == (life.rfc3339(as_of), life.rfc3339(as_of - 3 * DAY))
+    assert updated.evidence[0]["change"] > opened.evidence[0]["change"] > 1.2
 
 
 @given(
@@ -568,7 +579,7 @@ def sensor_day(engine: Engine, day: int, lost: Mapping[str, str], reason: str = 
         [{"gate_id": GATES[0], "component": part, "reason": reason, "lost": lost.get(part, "")} for part in ("gearbox", "motor")]
     )
     with writing(engine) as connection:
-        chunk = cases.CaseDay(connection, Policy(open_at=0.4), GATES[:1], rows, as_of, as_of + HOUR, "")
+        chunk = cases.CaseDay(connection, Policy(open_at=0.4), GATES[:1], rows, as_of, as_of + HOUR, "", lambda wanted: {})
         chunk.tell_sensor_faults()
     return chunk.counts["notices"]
 
