@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonS
 from sqlalchemy.engine import Connection, Engine
 
 from models import registry
+from models.forecast import Forecaster
 from models.policy import Policy
 from pipeline import historian
 from service.alerts import rfc3339
@@ -51,7 +53,7 @@ class Context:
     ----------
     clock : what time it is for gates and alerts, aware UTC; a demo runs on the time of its data
     wall_clock : what time it is for people: when keys and sessions end
-    registry : the folder of registered models; only manifests are read here, nothing is loaded
+    registry : the folder of registered models; their manifests are read here, and a model is loaded to explain what it said
     seal_secret : seals a webhook secret, so that the database alone does not reveal it
     check_url : returns a webhook's address as it will be called, or refuses it (`BadInput`)
     session_key : signs console sessions; made at random by whoever starts the server, never a constant
@@ -75,9 +77,22 @@ class Context:
             log.error("registry %s: %s", self.registry, error)
             return []
 
+    def forecaster(self, version: str) -> Forecaster | None:
+        """The forecaster of a registered model; None, and a line in the log, when it cannot be loaded."""
+        try:
+            return _load(self.registry, version)
+        except registry.RegistryError as error:
+            log.error("model %s cannot explain its forecasts: %s", version, error)
+            return None
+
     def champion(self) -> ModelInfo | None:
         """The model that scores now, if there is one."""
         return next((model for model in self.list_models() if "champion" in model.aliases), None)
+
+
+@lru_cache(maxsize=2)  # a version is never written again
+def _load(folder: Path, version: str) -> Forecaster:
+    return registry.load(folder, version).forecaster
 
 
 def _model_info(listed: registry.Listed) -> ModelInfo:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from sqlalchemy.engine import Connection
 
 from pipeline import historian
 from pipeline.historian import from_ms, to_ms
@@ -20,6 +21,7 @@ from service.api.schemas import (
     Calibration,
     ChannelOut,
     ComponentOut,
+    EvidenceOut,
     ForecastOut,
     ForecastRow,
     GateDetail,
@@ -31,8 +33,13 @@ from service.api.schemas import (
     Series,
     StationOut,
 )
+from service.evidence import find_evidence
+from service.live_features import load_features
 
 router = APIRouter(prefix="/api/v1/gates", tags=["gates"], dependencies=[needs("gates:read")])
+
+MOST_PEERS = 50
+"""So many gates are enough to say what a component usually shows, and few enough to ask for."""
 
 _DEFAULT_SPAN = timedelta(days=1)
 _LONGEST_SPAN = timedelta(days=3660)
@@ -107,13 +114,17 @@ def get_forecast(
     as_of: Annotated[
         Instant | None, Query(description="Newest forecast not later than this. Default: the newest of all.")
     ] = None,
+    component: Annotated[
+        str | None, Query(max_length=128, description="Show the evidence of this component, too; it takes about a second.")
+    ] = None,
 ) -> ForecastOut:
     """Show a gate's forecast: P(failure within 1..21 days) for the whole gate and for each component."""
     with here.engine.connect() as connection:
         require_gate(connection, gate_id)
         rows = queries.forecast_at(connection, gate_id, as_of)
-    if not rows:
-        raise Problem("not_found", f"Gate {gate_id!r} has no forecast{' that early' if as_of else ' yet'}.")
+        if not rows:
+            raise Problem("not_found", f"Gate {gate_id!r} has no forecast{' that early' if as_of else ' yet'}.")
+        evidence = None if component is None else _evidence(here, connection, rows[1:], gate_id, component)
     version = rows[0]["model_version"]
     return ForecastOut(
         gate_id=gate_id,
@@ -122,7 +133,24 @@ def get_forecast(
         calibration=calibrations(here)(version),
         gate=_forecast_row(rows[0]),
         components=[_forecast_row(row) for row in rows[1:]],
+        evidence=evidence,
     )
+
+
+def _evidence(
+    here: Here, connection: Connection, rows: Sequence[store.Row], gate_id: str, component: str
+) -> Sequence[EvidenceOut]:
+    row = next((row for row in rows if row["component"] == component), None)
+    if row is None:
+        known = ", ".join(row["component"] for row in rows) or "none"
+        raise Problem("not_found", f"Gate {gate_id!r} has no forecast of {component!r}; components are {known}.")
+    forecaster = here.forecaster(row["model_version"])
+    if forecaster is None:
+        raise Problem("not_found", f"Model {row['model_version']!r}, which made the forecast, cannot be loaded to explain it.")
+    peers = queries.peers(connection, gate_id, component, row["as_of"], MOST_PEERS)
+    features = load_features(connection, [gate_id, *peers], [row["as_of"]])
+    found = find_evidence(connection, forecaster, features, [(gate_id, component)], row["as_of"])
+    return [EvidenceOut.model_validate(item) for item in found.get((gate_id, component), ())]
 
 
 def _forecast_row(row: store.Row) -> ForecastRow:

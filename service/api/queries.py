@@ -116,6 +116,21 @@ def forecast_at(connection: Connection, gate_id: str, as_of: datetime | None) ->
     return [dict(row) for row in connection.execute(query.order_by(table.c.component)).mappings()]
 
 
+def peers(connection: Connection, gate_id: str, component: str, as_of: datetime, limit: int) -> list[str]:
+    """Other gates of the same hoist type with a forecast of that component on that day, the first by gate_id."""
+    gate, table = historian.gates, store.forecasts
+    own = sa.select(gate.c.hoist_type).where(gate.c.gate_id == gate_id).scalar_subquery()
+    query = (
+        sa.select(table.c.gate_id)
+        .join(gate, gate.c.gate_id == table.c.gate_id)
+        .where(table.c.as_of == as_of, table.c.component == component, table.c.verdict == "forecast")
+        .where(gate.c.hoist_type == own, gate.c.gate_id != gate_id)
+        .order_by(table.c.gate_id)
+        .limit(limit)
+    )
+    return list(connection.scalars(query))
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelSeries:
     """One channel's values in time order; under downsampling `low` and `high` per bucket instead of `values`."""

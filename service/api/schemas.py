@@ -138,6 +138,36 @@ class ForecastRow(Out):
     curve: list[Probability] | None = Field(description="P(failure within 1..21 days), never falling.")
 
 
+class EvidenceOut(Out):
+    """One group of evidence: what it added to the forecast, what it showed against its own baseline, and what peers show."""
+
+    feature: str = Field(
+        description="`component.group`; groups are `velocity`, `high`, `acceleration`, `peak`, `impulse`, `temperature`, "
+        "`current`, `others` (the gate's other components) and `history` (records, age, duty, data quality)."
+    )
+    contribution: float = Field(
+        description="How much lower the log-odds of `p_14d` were, had the group shown the median of what the model learnt from."
+    )
+    change: float | None = Field(
+        description="Shown against own baseline: a multiple, or kelvin beyond; null for what is not measured."
+    )
+    change_unit: Literal["x", "K"] | None
+    direction: Literal["up", "down"] | None
+    peer_low: float | None = Field(
+        description="10 % quantile of the same change over gates of this hoist type; null below 5 gates."
+    )
+    peer_high: float | None = Field(description="90 % quantile.")
+    channel: str | None = Field(description="Which value of `summary` in `operations` deviates most; it speaks for its group.")
+    value: float | None = Field(
+        description="Its mean over days of the means of their operations, geometric; of a temperature `:max` less `:start`, "
+        "arithmetic. One odd operation is pulled in."
+    )
+    baseline: float | None = Field(description="What the own baseline explains of the same operations, at their load.")
+    unit: str | None
+    since: Instant | None = Field(description="First day whose operations count.")
+    as_of: Instant
+
+
 class ForecastOut(Out):
     """One day's forecast of a gate."""
 
@@ -147,6 +177,9 @@ class ForecastOut(Out):
     calibration: Calibration
     gate: ForecastRow
     components: list[ForecastRow]
+    evidence: list[EvidenceOut] | None = Field(
+        description="Of the component asked for, the strongest contribution first, made anew from what is stored now; else null."
+    )
 
 
 class Series(Out):
