@@ -100,8 +100,8 @@ class Health:
     def kinds_at(self, as_of_ms: Ints) -> npt.NDArray[np.int8]:
         """Index into `KINDS` of what is wrong with each channel as of each instant, -1 where nothing is found.
 
-        A channel is stale when it has said nothing for two of its intervals; one that reports in motion only, when the other
-        channels told of operations and it did not.
+        A channel is stale when it has said nothing for two of its intervals while another one did; one that reports in motion
+        only, when the other channels told of operations and it did not.
         """
         row = np.searchsorted(self.day_ms, as_of_ms, side="left") - 1
         if not len(self.day_ms):
@@ -110,6 +110,8 @@ class Health:
         # where readings drop out, two that are missing in a row say nothing new
         patience = np.where(self.kind[:, row] == tuple(KINDS).index("dropout"), DROPOUT_PATIENCE, 1.0)
         stale = silent_s > patience * STALE_INTERVALS * self.interval_s[:, row]
+        # where all are silent it is the gate or its gateway, and that is told of the gate
+        stale &= (np.isfinite(self.interval_s[:, row]) & ~stale).any(axis=0)
         kinds = np.where(stale, tuple(KINDS).index("stale"), self.kind[:, row])
         return np.where(row >= 0, kinds, -1).astype(np.int8)
 

@@ -313,16 +313,19 @@ def test_a_channel_is_stale_after_two_of_its_intervals_without_a_word() -> None:
     assert at(START_MS + (FROM + 10) * DAY_MS) == {OIL: "stale"}
 
 
-def test_a_channel_that_drops_out_is_not_stale_because_two_readings_in_a_row_are_missing() -> None:
+@pytest.mark.parametrize(("missing", "kind"), [(3, "dropout"), (12, "stale")])
+def test_a_channel_that_drops_out_is_not_stale_because_some_readings_in_a_row_are_missing(missing: int, kind: str) -> None:
     frame = gate()
     drop(OIL, 0.3)(frame, day_of(frame) >= FROM)
-    frame.loc[day_of(frame) >= DAYS - 3 / 96, OIL] = np.nan  # the last three
-    intervals_s = {OIL: INTERVAL_S}
+    frame.loc[day_of(frame) >= DAYS - missing / 96, OIL] = np.nan
 
-    midnight_ms = START_MS + DAYS * DAY_MS
+    assert judged(frame, {OIL: INTERVAL_S}).at(START_MS + DAYS * DAY_MS) == {OIL: kind}
 
-    assert judged(frame, intervals_s).at(midnight_ms) == {OIL: "dropout"}
-    assert judged(frame, intervals_s).at(midnight_ms + 2 * 3_600_000)[OIL] == "stale"
+
+def test_channels_of_a_gate_that_says_nothing_at_all_are_not_stale_one_by_one() -> None:
+    day_later_ms = START_MS + (DAYS + 1) * DAY_MS
+
+    assert judged(gate(), {OIL: INTERVAL_S}).at(day_later_ms) == {}
 
 
 def test_an_interval_that_is_not_declared_is_learnt_from_the_days_at_rest() -> None:
