@@ -42,6 +42,7 @@ from models.baselines import Baseline
 from models.evaluate import Estimate, compare, evaluate
 from models.forecast import Forecaster, Settings, calibrate, failure_count, feature_matrix, fit
 from models.labels import FloatArray, History, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.pictures import draw
 from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, YEAR_DAYS, Policy, Replay, tune
 from models.train import CALIBRATED_AT_D, FOLDS, hoist_types, read_forecasts, record_ends, train, write_forecasts
 from pipeline.dataset import Dataset, open_dataset
@@ -340,7 +341,9 @@ def _core(work: _Work) -> list[Figure]:
         )
         for name, file in pool.files.items()
     }
-    _write_whole(work.folder / "core-reports.json", json.dumps(reports, indent=2))
+    pictures = work.folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    draw(reports, pictures)
     report, counts = reports["model"], reports["model"]["counts"]
     figures = [
         Figure("core", "gate-years in test", "gate-years", (report["gate_years"],), "600 or more"),
