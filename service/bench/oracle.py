@@ -36,7 +36,7 @@ ZONES_MM_S = {"I": (0.71, 1.8, 4.5), "II": (1.12, 2.8, 7.1)}
 STRUCTURE_GATES, STRUCTURE_DAYS = 300, 1080
 """Size of the fleets, wear without signals, by which the kinds of failures are counted."""
 
-FUSED = ("own_z_", "gate_z_", "vibration_")
+FUSED = ("own_z_", "own_t_", "gate_z_", "gate_t_", "vibration_")
 """Features made of several channels; the rule about single features does not speak of them."""
 
 Progress = Callable[[int, int], None]
