@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.cycles import OPEN_REPAIR_DAYS, WITHOUT_REPAIR_DAYS
 from pipeline.errors import BadInput
-from pipeline.features import OPEN_REPAIR_DAYS, WITHOUT_REPAIR_DAYS
 from pipeline.readings import DAY_MS
 
 HORIZON_DAYS = 21
@@ -78,7 +78,7 @@ class History:
     Notes
     -----
     A record without a component is of the whole gate: such a repair renews every component, such a failure is an event
-    of the gate and of none of its components. What is out of service follows `pipeline.features.cycle_state`, in
+    of the gate and of none of its components. What is out of service follows `pipeline.cycles.cycle_state`, in
     hindsight: a failure lasts until its own ``ended_at``, else to the end of the repair that follows it within 30 days,
     else one day; a repair without an end lasts 7 days.
     """

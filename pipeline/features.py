@@ -13,16 +13,31 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache, partial
-from itertools import pairwise
 from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
 
 from pipeline import sensor_health
+from pipeline.baseline import filled, house, ridge, rise
+from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
 from pipeline.dataset import Dataset
-from pipeline.operations import CONTEXT, segment
+from pipeline.operations import CONTEXT, SHOCKS, segment
 from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
+from pipeline.trends import (
+    HISTORY_DAYS,
+    REMEMBER_DAYS,
+    Used,
+    by_day,
+    evidence_7d,
+    nan_max,
+    nan_mean,
+    newest,
+    pulled_in,
+    remembered,
+    trends_at,
+    windows,
+)
 
 COMPONENT_KINDS = ("motor", "gearbox", "brake", "leaf", "screw", "drum", "hydraulic")
 HOIST_TYPES = ("winch", "screw", "hydraulic")
@@ -30,15 +45,7 @@ HOIST_TYPES = ("winch", "screw", "hydraulic")
 GROUPS: dict[str, tuple[str, ...]] = {
     "velocity": ("velocity_rms",),
     "acceleration": ("acceleration_rms",),
-    "impulse": (
-        "kurtosis",
-        "crest_factor",
-        "envelope_bpfo",
-        "envelope_bpfi",
-        "envelope_bsf",
-        "envelope_ftf",
-        "gear_mesh",
-    ),
+    "impulse": SHOCKS,
     "peak": ("acceleration_peak",),
     "temperature": ("temperature",),
     "current": ("current",),
@@ -113,15 +120,8 @@ baseline's own scatter.
 
 MIN_CYCLE_DAYS = 10
 MAX_IDLE_DAYS = 7
-BASELINE_DAYS = 30
 _BASELINE_AGES = (0, 10, 15, 20, 30)
 """The baseline is fitted anew at these ages of the cycle (days), and is final at 30; before 10 days there is none."""
-
-OPEN_REPAIR_DAYS = 7
-"""A repair whose end is not on record counts as ended after this long."""
-
-WITHOUT_REPAIR_DAYS = 30
-"""A failure with no repair on record for this long is taken as mended one day after it."""
 
 _ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
@@ -136,21 +136,8 @@ _PRIOR_SCATTER = {
     "current": 0.03,
 }
 _PRIOR_OPERATIONS = 8.0
-_RIDGE = 3.0
-HEATING_MINUTES = (8.0, 30.0)
-"""Time constants of small points (brake linings, bearings) and large ones (windings, oil)."""
-LOOK_BACK_DAYS = 60
-"""Over how many days a trend asks how long, and from how high."""
-
-OVER_Z = 2.0
-_REMEMBER_DAYS = 14
-"""A gate that has not moved for some days keeps its last 3-day deviation this long."""
-
 SENSOR_DAYS = 45
 """Verdicts on a channel look back 14 days with readings, its reporting interval 30; a stuck one is known after some more."""
-
-HISTORY_DAYS = LOOK_BACK_DAYS + _REMEMBER_DAYS + 4
-"""How far back the days reach that a row's trends are made of; each is the mean of operations of its own alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +323,7 @@ def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray
         columns.update(_ranked("own_t", np.vstack([own[group]["t_7d"] for group in OWN_GROUPS])))
         for group in ("velocity", "temperature"):
             others = [deviations[c][group]["dev"] for c in history.components if c != component and group in deviations[c]]
-            columns[f"{group}_contrast"] = own[group]["dev"] - _nan_mean(np.vstack([*others, empty]).T, axis=1)
+            columns[f"{group}_contrast"] = own[group]["dev"] - nan_mean(np.vstack([*others, empty]).T, axis=1)
         for name in ("dev", "dev_7d", "slope_7d", "slope_14d", "slope_30d"):
             columns[f"vibration_{name}"] = np.where(
                 np.isnan(own["velocity"][name]), own["acceleration"][name], own["velocity"][name]
@@ -403,126 +390,6 @@ def shown_and_expected(history: GateHistory, component: str, as_of: datetime) ->
     return {**found, "current": max(currents, key=lambda one: one.change)} if currents else found
 
 
-def cycle_state(
-    maintenance: pd.DataFrame, component: str, record_start_ms: int, at_ms: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """When the component's present cycle started, and whether it is out of order, as of each instant.
-
-    A component is as new from the end of a repair or replacement of it (or of the whole gate). As of T only an end before
-    T is known; a repair whose end is not is under way for 7 days and counts as ended then. After a failure the component
-    is out of order until a repair starts; where none does for 30 days, it is taken as mended one day after the failure.
-
-    Parameters
-    ----------
-    maintenance : DataFrame
-        As in `GateHistory`.
-    component : str
-    record_start_ms : int
-        Where no repair came before, the cycle starts with the record.
-    at_ms : array of int64, sorted
-
-    Returns
-    -------
-    start_ms : array of int64
-    out_of_order : array of bool
-    """
-    own = _Records.of(maintenance).concerning(component)
-    return _cycle_state(own, record_start_ms, at_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class _Records:
-    """Maintenance records as arrays, in their order; an end that is not known is the greatest of all instants."""
-
-    component: np.ndarray
-    kind: np.ndarray
-    started_ms: np.ndarray
-    ended_ms: np.ndarray
-
-    @classmethod
-    def of(cls, maintenance: pd.DataFrame) -> _Records:
-        ended_ms = _ms_column(maintenance["ended_at"])
-        return cls(
-            maintenance["component"].to_numpy(dtype=object),
-            maintenance["kind"].to_numpy(dtype=object),
-            _ms_column(maintenance["started_at"]),
-            np.where(ended_ms == _NOT_A_TIME, np.iinfo(np.int64).max, ended_ms),
-        )
-
-    def concerning(self, component: str) -> _Records:
-        """Those of the component and of the whole gate."""
-        return self.only((self.component == component) | (self.component == ""))
-
-    def only(self, kept: np.ndarray) -> _Records:
-        """Some of them."""
-        return _Records(self.component[kept], self.kind[kept], self.started_ms[kept], self.ended_ms[kept])
-
-
-_NOT_A_TIME = np.datetime64("NaT", "ms").astype(np.int64)
-
-
-def _cycle_state(own: _Records, record_start_ms: int, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mended = own.only((own.kind == "repair") | (own.kind == "replacement"))
-    start_ms = np.full(len(at_ms), record_start_ms, dtype=np.int64)
-    out_of_order = np.zeros(len(at_ms), dtype=bool)
-    for repair_ms, end_ms in zip(mended.started_ms, mended.ended_ms, strict=True):
-        under_way = (repair_ms < at_ms) & (end_ms >= at_ms)
-        overdue_ms = repair_ms + OPEN_REPAIR_DAYS * DAY_MS
-        out_of_order |= under_way & (at_ms <= overdue_ms)
-        start_ms = np.where(end_ms < at_ms, np.maximum(start_ms, end_ms), start_ms)
-        start_ms = np.where(under_way & (at_ms > overdue_ms), np.maximum(start_ms, overdue_ms), start_ms)
-    for failed_ms in own.started_ms[own.kind == "failure"]:
-        following = mended.started_ms[mended.started_ms >= failed_ms]
-        waiting = (failed_ms < at_ms) & (at_ms <= (following.min() if len(following) else np.iinfo(np.int64).max))
-        given_up = at_ms > failed_ms + WITHOUT_REPAIR_DAYS * DAY_MS
-        out_of_order |= waiting & ~given_up
-        start_ms = np.where(waiting & given_up, np.maximum(start_ms, failed_ms + DAY_MS), start_ms)
-    return start_ms, out_of_order
-
-
-class _Cycles:
-    """The cycles of a gate's components as of every midnight up to the last of some; those with the same records share them."""
-
-    def __init__(self, records: _Records, first_day_ms: int, at: np.ndarray) -> None:
-        self._records = records
-        self._first_day_ms = first_day_ms
-        self._origin = min(first_day_ms, int(at[0]))
-        self._midnights_ms = np.arange(self._origin, at[-1] + 1, DAY_MS)
-        self._known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
-        self._keys: dict[str, tuple[int, ...]] = {}
-
-    def key(self, component: str) -> tuple[int, ...]:
-        """The same for components with the same cycles."""
-        if component not in self._keys:
-            records = self._records
-            told = (records.kind == "repair") | (records.kind == "replacement") | (records.kind == "failure")
-            own = (records.component == component) | (records.component == "")
-            self._keys[component] = tuple(np.flatnonzero(told & own).tolist())
-        return self._keys[component]
-
-    def at(self, component: str, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `cycle_state`; at midnights up to the last."""
-        key = self.key(component)
-        if key not in self._known:
-            own = self._records.only(np.array(key, dtype=np.int64))
-            self._known[key] = _cycle_state(own, self._first_day_ms, self._midnights_ms)
-        start_ms, out_of_order = self._known[key]
-        place = (at_ms - self._origin) // DAY_MS
-        return start_ms[place], out_of_order[place]
-
-    def starts(self, component: str) -> list[int]:
-        """Every start of a cycle that some midnight of the record knew of, rising."""
-        start_ms, _ = self.at(component, self._midnights_ms[self._midnights_ms >= self._first_day_ms])
-        return sorted(set(start_ms.tolist()))
-
-
-def _whole_cycle_before(cycle_starts_ms: Sequence[int], cycle_ms: int) -> int | None:
-    """Start of the last earlier cycle that got a whole baseline; None where there is none."""
-    followed = pairwise(cycle_starts_ms)
-    earlier = [start for start, end in followed if end <= cycle_ms and end - start >= BASELINE_DAYS * DAY_MS]
-    return earlier[-1] if earlier else None
-
-
 def _first_day(history: GateHistory, day_ms: np.ndarray, until_ms: int) -> int:
     first_ms = history.first_day_ms
     if first_ms is None:
@@ -545,13 +412,13 @@ def needed_spans(
     components : those of the gate that have channels, the station's shared instruments among them
     """
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
-    cycles = _Cycles(_Records.of(maintenance), min(first_day_ms, int(at[-1])), at)
+    cycles = Cycles(Records.of(maintenance), min(first_day_ms, int(at[-1])), at)
     end_ms = int(at[-1])
-    spans = [(int(at[0]) - (HISTORY_DAYS + _REMEMBER_DAYS) * DAY_MS, end_ms)]
+    spans = [(int(at[0]) - (HISTORY_DAYS + REMEMBER_DAYS) * DAY_MS, end_ms)]
     for component in {cycles.key(component): component for component in components}.values():
         starts_ms = cycles.starts(component)
         for cycle_ms in set(cycles.at(component, at)[0].tolist()):
-            before_ms = _whole_cycle_before(starts_ms, cycle_ms)
+            before_ms = whole_cycle_before(starts_ms, cycle_ms)
             for start_ms in (cycle_ms,) if before_ms is None else (before_ms, cycle_ms):
                 spans.append((start_ms, min(start_ms + BASELINE_DAYS * DAY_MS, end_ms)))
     merged: list[tuple[int, int]] = []
@@ -563,10 +430,6 @@ def needed_spans(
         else:
             merged.append((start_ms, end_ms))
     return merged
-
-
-def _ms_column(instants: pd.Series) -> np.ndarray:
-    return instants.to_numpy(dtype="datetime64[ms]").astype(np.int64)
 
 
 def _to_ms(instant: datetime) -> int:
@@ -586,7 +449,7 @@ class _Shown:
     ----------
     daily, count : mean deviation and operations of each day, shape (columns, days)
     expected : mean of what the baseline explains of the same operations, shape (columns, days)
-    now, low : see `_newest`, at each day boundary, shape (columns, days + 1)
+    now, low : see `newest`, at each day boundary, shape (columns, days + 1)
     scatter : the baseline's own, shape (columns,)
     """
 
@@ -618,10 +481,10 @@ class _GateView:
         known = started < at[-1]
         values = np.ascontiguousarray(operations.to_numpy(dtype=float)[known].T)
         self.operations = dict(zip(operations.columns, values, strict=True))
-        self.house_c = _house(self.operations)
+        self.house_c = house(self.operations)
         self.evidence = _evidence(tuple(operations.columns))
         self.started = started[known]
-        self.records = _Records.of(history.maintenance)
+        self.records = Records.of(history.maintenance)
         self.origin = int(at[0]) - HISTORY_DAYS * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
         self.day = (self.started - self.origin) // DAY_MS
@@ -630,7 +493,7 @@ class _GateView:
         days = history.days if earlier.all() else history.days[earlier]
         day_ms = days["day_ms"].to_numpy(dtype=np.int64)
         self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
-        self._cycles = _Cycles(self.records, self.first_day_ms, at)
+        self._cycles = Cycles(self.records, self.first_day_ms, at)
         self.health = sensor_health.assess(days, self.started, self._cycle_starts, history.intervals_s)
         self._channel = {channel: place for place, channel in enumerate(self.health.channels)}
         self._believable = self.health.believable_days()
@@ -641,7 +504,7 @@ class _GateView:
         on_grid = (grid_day >= 0) & (grid_day < self.n_days)
         reported = np.zeros(self.n_days)
         reported[grid_day[on_grid]] = 1.0
-        self.coverage_7d = _windows(reported, 7, fill=0.0).mean(axis=-1)[at_days]
+        self.coverage_7d = windows(reported, 7, fill=0.0).mean(axis=-1)[at_days]
         self.stale = np.concatenate([[0.0], reported])[at_days] == 0.0
         newest = np.searchsorted(self.started, at, side="left") - 1
         self.since_operation_d = np.where(
@@ -703,7 +566,7 @@ class _GateView:
 
     def _healthy_before(self, cycle_starts_ms: Sequence[int], cycle_ms: int) -> np.ndarray | None:
         """Operations of the baseline of the last earlier cycle that got a whole one; None where there is none."""
-        before_ms = _whole_cycle_before(cycle_starts_ms, cycle_ms)
+        before_ms = whole_cycle_before(cycle_starts_ms, cycle_ms)
         if before_ms is None:
             return None
         return np.asarray((self.started >= before_ms) & (self.started < before_ms + BASELINE_DAYS * DAY_MS))
@@ -711,7 +574,7 @@ class _GateView:
     def _compared(self, cycle_ms: int, fit: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
         """What is compared for as_ofs of one cycle: operations near them and of the baseline; first day and end of the days."""
         first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
-        near = (self.started >= cycle_ms) & (self.day >= first - _REMEMBER_DAYS) & (self.day < end)
+        near = (self.started >= cycle_ms) & (self.day >= first - REMEMBER_DAYS) & (self.day < end)
         # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
         baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
         return near, baseline, first, end
@@ -732,8 +595,8 @@ class _GateView:
             told = np.flatnonzero(np.isfinite(shown.daily[row]))
             if not len(told) or self.spoilt(name.partition(":")[0])[0]:
                 continue
-            until = min(int(told[-1]) + 3, end - first)  # a gate that rests keeps its last three days: see `_remembered`
-            if end - first - until > _REMEMBER_DAYS:
+            until = min(int(told[-1]) + 3, end - first)  # a gate that rests keeps its last three days: see `remembered`
+            if end - first - until > REMEMBER_DAYS:
                 continue
             days = told[told >= until - 3]
             since_ms, until_ms = (self.origin + (first + int(day)) * DAY_MS for day in (days[0], days[-1] + 1))
@@ -770,13 +633,13 @@ class _GateView:
             columns = self.columns[wanted]
             near, baseline, first, end = self._compared(cycle_ms, fit, columns)
             shown = self._shown(names, near, baseline, first, end)
-            trends = _trend(shown.daily, shown.scatter[:, None], shown.count, columns - first)
+            trends = trends_at(shown.daily, shown.scatter[:, None], shown.count, columns - first)
             trends |= {"now": shown.now[:, columns - first], "low": shown.low[:, columns - first], "z_before": trends["t_7d"]}
             before = self._healthy_before(cycle_starts_ms, cycle_ms)
             if before is not None:
                 shown = self._shown(names, near, before, first, end)
-                mean_7d = _nan_mean(_windows(shown.daily, 7)[:, columns - first], axis=-1)
-                trends["z_before"] = _evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns - first)
+                mean_7d = nan_mean(windows(shown.daily, 7)[:, columns - first], axis=-1)
+                trends["z_before"] = evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns - first)
             for place, trend in enumerate(_TREND):
                 found[place][:, wanted] = trends[trend]
         spoilt = np.array([self.spoilt(name.partition(":")[0]) for name, _ in names])
@@ -796,7 +659,7 @@ class _GateView:
             return shown
         ops = {name: self.operations[name][some] for name in _ALWAYS}
         fit_on, started, near = baseline[some], self.started[some], near[some]
-        load, opening, head = (_filled(ops[name], fit_on) for name in ("load", "opening", "head"))
+        load, opening, head = (filled(ops[name], fit_on) for name in ("load", "opening", "head"))
         rows = self.row_of[some]
         channel = np.array([self._channel[name.partition(":")[0]] for name, _ in names])
         believable = self._believable[channel[:, None], rows]
@@ -809,34 +672,34 @@ class _GateView:
             context = np.column_stack([load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))])
             target[~warm] = np.log(np.maximum(values[~warm], 1e-6))
             known = fit_on & believable[~warm] & np.isfinite(target[~warm])
-            predicted[~warm], scatter[~warm] = _ridge(context[None], target[~warm], known)
+            predicted[~warm], scatter[~warm] = ridge(context[None], target[~warm], known)
         if warm.any():
             starts = np.array(
                 [self.operations[name.replace(":max", ":start")][some] for name, group in names if group == "temperature"]
             )
             bias_k = self.health.bias_k[channel[warm][:, None], rows]
-            target[warm], explained_by = _rise(ops["minutes"], self.house_c[some], values[warm], starts, bias_k, load, fit_on)
+            target[warm], explained_by = rise(ops["minutes"], self.house_c[some], values[warm], starts, bias_k, load, fit_on)
             known = fit_on & believable[warm] & np.isfinite(target[warm])
-            predicted[warm], scatter[warm] = _ridge(explained_by, target[warm], known)
+            predicted[warm], scatter[warm] = ridge(explained_by, target[warm], known)
         told = np.isfinite(target) & believable
         n = (fit_on & told).sum(axis=1)
         prior = np.array([_PRIOR_SCATTER[group] for _, group in names])
         pulled = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
         shown.scatter[:] = np.where(n > 0, pulled, np.nan)
-        used = _Used.of(near & told & (n > 0)[:, None], started)
-        deviation = _pulled_in(used, used.pick(target - predicted), 3.0 * shown.scatter[:, None])
+        used = Used.of(near & told & (n > 0)[:, None], started)
+        deviation = pulled_in(used, used.pick(target - predicted), 3.0 * shown.scatter[:, None])
         day = used.pick(np.broadcast_to(self.day[some] - first, values.shape))
         day = np.where(used.real, day, -1)
-        shown.daily[:], shown.count[:] = _by_day(deviation, day, end - first)
-        shown.expected[:], _ = _by_day(used.pick(predicted), day, end - first)
+        shown.daily[:], shown.count[:] = by_day(deviation, day, end - first)
+        shown.expected[:], _ = by_day(used.pick(predicted), day, end - first)
         boundaries_ms = self.origin + np.arange(first, end + 1) * DAY_MS
-        shown.now[:], shown.low[:] = _newest(used, deviation / shown.scatter[:, None], boundaries_ms)
+        shown.now[:], shown.low[:] = newest(used, deviation / shown.scatter[:, None], boundaries_ms)
         return shown
 
     def _daily_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of each day of the grid, for each row of values per operation."""
         day = np.where(np.isfinite(values), self.day, -1)
-        return _by_day(values, day, self.n_days)[0]
+        return by_day(values, day, self.n_days)[0]
 
     def levels(self, component: str) -> dict[str, np.ndarray]:
         """Absolute level of the last days: vibration velocity (mm/s) and temperature while moving (degC)."""
@@ -849,11 +712,11 @@ class _GateView:
         for feature, ending in wanted.items():
             names = [name for name in self.operations if name.endswith(ending)]
             daily = self._daily_means(np.array([self.operations[name] for name in names]).reshape(len(names), len(self.started)))
-            newest = _remembered(_nan_mean(_windows(daily, 3), axis=-1))[:, self.columns]
+            newest = remembered(nan_mean(windows(daily, 3), axis=-1))[:, self.columns]
             part = np.array([name.partition(".")[0] for name in names], dtype=object)
             nothing = np.full((1, len(self.at)), np.nan)
             levels[feature] = {
-                component: _nan_max(np.vstack([nothing, newest[part == component]])) for component in self.history.components
+                component: nan_max(np.vstack([nothing, newest[part == component]])) for component in self.history.components
             }
         return levels
 
@@ -880,12 +743,12 @@ class _GateView:
         minutes = np.bincount(day, weights=minutes[use], minlength=self.n_days)
         names = ("load", "ambient_temperature", "head")
         daily = self._daily_means(np.array([self.operations[name] for name in names]))
-        load, ambient, head = _nan_mean(_windows(daily, 7)[:, self.columns], axis=-1)
+        load, ambient, head = nan_mean(windows(daily, 7)[:, self.columns], axis=-1)
         return {
             "load_7d": load,
-            "operations_7d": _windows(count, 7, fill=0.0)[self.columns].sum(axis=-1),
-            "minutes_7d": _windows(minutes, 7, fill=0.0)[self.columns].sum(axis=-1),
-            "minutes_28d": _windows(minutes, 28, fill=0.0)[self.columns].sum(axis=-1),
+            "operations_7d": windows(count, 7, fill=0.0)[self.columns].sum(axis=-1),
+            "minutes_7d": windows(minutes, 7, fill=0.0)[self.columns].sum(axis=-1),
+            "minutes_28d": windows(minutes, 28, fill=0.0)[self.columns].sum(axis=-1),
             "ambient_7d": ambient,
             "head_7d": head,
             "gate_lost": self.lost(self.history.components),
@@ -935,227 +798,11 @@ def _evidence(names: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
     return columns
 
 
-def _by_day(values: np.ndarray, day: np.ndarray, n_days: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and number of each row's values of each day, shape (rows, n_days); those of day -1 or less are left out."""
-    use = np.flatnonzero((day >= 0).ravel())
-    cell = (day + np.arange(len(day))[:, None] * n_days).ravel()[use].astype(np.int64)
-    count = np.bincount(cell, minlength=len(day) * n_days).reshape(len(day), n_days)
-    total = np.bincount(cell, weights=values.ravel()[use], minlength=len(day) * n_days).reshape(len(day), n_days)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
-
-
-def _rise(
-    minutes: np.ndarray,
-    house_c: np.ndarray,
-    highest: np.ndarray,
-    start: np.ndarray,
-    bias_k: np.ndarray,
-    load: np.ndarray,
-    fit_on: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """How far each operation warmed each point (K), and what explains it; shapes (points, operations) and with columns.
-
-    Newton: the rise goes towards what load and house would make it, the faster the further the start is from there. Small
-    points follow within minutes, large ones within half an hour; between them lies what a ridge finds.
-    """
-    quick, slow = (1.0 - np.exp(-minutes / of_heating) for of_heating in HEATING_MINUTES)
-    house = np.array([_filled(cooler, fit_on) for cooler in house_c - (start - bias_k)])
-    columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
-    return highest - start, np.stack([np.broadcast_to(column, start.shape) for column in columns], axis=-1)
-
-
-def _house(ops: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Temperature around the gate at each operation: as measured, else that of the point which was coolest at its start."""
-    starts = [column for name, column in ops.items() if name.endswith("temperature:start")]
-    coolest = -_nan_max(-np.vstack(starts)) if starts else np.full(len(ops["minutes"]), np.nan)
-    return np.where(np.isnan(ops["ambient_temperature"]), coolest, ops["ambient_temperature"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Used:
-    """The operations that count, another number of them for each column of evidence, each column's moved to the front.
-
-    Attributes
-    ----------
-    order : operations of each column, those that count first
-    real : which of them count, shape (columns, most of one)
-    started_ms : their starts
-    before : how many of each column's come before an operation, shape (columns, operations + 1)
-    all_started_ms : starts of all operations
-    """
-
-    order: np.ndarray
-    real: np.ndarray
-    started_ms: np.ndarray
-    before: np.ndarray
-    all_started_ms: np.ndarray
-
-    @classmethod
-    def of(cls, use: np.ndarray, started_ms: np.ndarray) -> _Used:
-        """Pick operations by `use`, shape (columns, operations)."""
-        counts = use.sum(axis=1)
-        most = max(int(counts.max(initial=0)), 1)
-        order = np.argsort(~use, axis=1, kind="stable")[:, :most]
-        before = np.concatenate([np.zeros((len(use), 1), dtype=np.int64), np.cumsum(use, axis=1)], axis=1)
-        return cls(order, np.arange(most) < counts[:, None], started_ms[order], before, started_ms)
-
-    def pick(self, values: np.ndarray) -> np.ndarray:
-        """Values of operations in this order."""
-        return np.take_along_axis(values, self.order, axis=1)
-
-    def last_five(self, picked: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
-        """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
-        place = last[..., None] + np.arange(-5, 0)
-        column = np.arange(len(picked))[:, None, None]
-        inside, place = place >= 0, np.maximum(place, 0)
-        fresh = at_ms[..., None] - self.started_ms[column, place] <= _REMEMBER_DAYS * DAY_MS
-        return np.where(inside & fresh, picked[column, place], np.nan)
-
-
-def _pulled_in(used: _Used, deviation: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
-    last = np.broadcast_to(np.arange(1, deviation.shape[1] + 1), deviation.shape)
-    five = used.last_five(deviation, last, used.started_ms)
-    middle = sensor_health.quantile(five.reshape(-1, 5), 0.5).reshape(deviation.shape)
-    return np.asarray(np.clip(deviation, middle - reach, middle + reach))
-
-
-def _newest(used: _Used, z: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At each boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest of five."""
-    last = used.before[:, np.searchsorted(used.all_started_ms, boundaries_ms, side="left")]
-    five = used.last_five(z, last, np.broadcast_to(boundaries_ms, last.shape))
-    return _nan_mean(five[..., -3:], axis=-1), np.sort(five, axis=-1)[..., 1]
-
-
-def _filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
-    """Where a context value is missing, take the baseline's mean of it (0 when it is never given)."""
-    known = np.isfinite(values)
-    if not (known & in_baseline).any():
-        return np.zeros(len(values))
-    return np.where(known, values, values[known & in_baseline].mean())
-
-
-def _ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit each row of `target` on standardised columns with a ridge that leaves the mean free; outliers are pulled in first.
-
-    Parameters
-    ----------
-    explained_by : shape (rows of target, or 1 for the same for all; operations; columns)
-    target, fit_on : shape (rows, operations)
-
-    Returns
-    -------
-    The prediction for every operation and the robust scatter of the fitted ones; 0 for a row without any.
-    """
-    n = np.maximum(fit_on.sum(axis=1), 1)[:, None]
-    x, y = np.where(fit_on[:, :, None], explained_by, 0.0), np.where(fit_on, target, np.nan)
-    centre = x.sum(axis=1) / n
-    width = np.sqrt((np.where(fit_on[:, :, None], explained_by - centre[:, None], 0.0) ** 2).sum(axis=1) / n)
-    width = np.where(width > 1e-9, width, np.inf)
-    middle = _middle(y)[:, None]
-    reach = 4.0 * 1.4826 * _middle(np.abs(y - middle))[:, None] + 1e-9
-    y = np.clip(y, middle - reach, middle + reach)
-    scaled = (explained_by - centre[:, None]) / width[:, None]
-    mean = np.nansum(y, axis=1)[:, None] / n
-    x = np.where(fit_on[:, :, None], scaled, 0.0)
-    turned = x.transpose(0, 2, 1)
-    away = np.where(fit_on, y - mean, 0.0)[:, :, None]
-    weights = np.linalg.solve(turned @ x + _RIDGE * np.eye(x.shape[2]), turned @ away)
-    # far outside what the baseline saw, a straight line is not believed: hold it at 3 standard deviations
-    predicted = mean + (np.clip(scaled, -3.0, 3.0) @ weights)[:, :, 0]
-    scatter = 1.4826 * _middle(np.abs(y - (mean + (x @ weights)[:, :, 0])))
-    return predicted, np.nan_to_num(scatter)
-
-
-def _middle(values: np.ndarray) -> np.ndarray:
-    """Median of the finite values of each row, of an even number the mean of the two in the middle; NaN of none."""
-    ordered = np.sort(values, axis=1)
-    counts = np.maximum(np.isfinite(values).sum(axis=1), 1)
-    rows = np.arange(len(values))
-    return np.asarray((ordered[rows, (counts - 1) // 2] + ordered[rows, counts // 2]) / 2.0)
-
-
-def _trend(daily: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> dict[str, np.ndarray]:
-    """Windows over daily series (a row each) at some of their boundaries; what is at boundary t uses days before t only."""
-    mean = {days: _nan_mean(_windows(daily, days), axis=-1) for days in (3, 7)}
-    newest = _remembered(mean[3])
-    over = (newest[:, 1:] / scatter > OVER_Z).astype(float)
-    highest = _nan_max(np.moveaxis(_windows(mean[7], LOOK_BACK_DAYS)[:, at + 1], -1, 0))
-    newest, mean_7d = newest[:, at], mean[7][:, at]
-    mean_14d, mean_30d = (_nan_mean(_windows(daily, days)[:, at], axis=-1) for days in (14, 30))
-    days_over = _windows(over, LOOK_BACK_DAYS, fill=0.0)[:, at].sum(axis=-1)
-    slopes = {days: _slope(_windows(daily, days)[:, at]) for days in (7, 14, 30)}
-    return {
-        "dev": newest,
-        "dev_7d": mean_7d,
-        "dev_14d": mean_14d,
-        "slope_7d": slopes[7],
-        "slope_14d": slopes[14],
-        "slope_30d": slopes[30],
-        "diff_3_14": newest - mean_14d,
-        "diff_7_30": mean_7d - mean_30d,
-        "z": newest / scatter,
-        "t_7d": _evidence_7d(mean_7d, scatter, count, at),
-        "days_over": days_over,
-        "fall": np.where(np.isfinite(mean_7d), highest - mean_7d, np.nan),
-        "rate": mean_7d / (days_over + 7.0),
-    }
-
-
-def _evidence_7d(mean_7d: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """How many standard errors the last week's mean lies off, as if the operations of one day were half alike."""
-    # ten operations of one day are worth less than ten days
-    return np.asarray(mean_7d / scatter * np.sqrt(_windows(np.sqrt(count), 7, fill=0.0)[:, at].sum(axis=-1)))
-
-
-def _remembered(mean_3d: np.ndarray) -> np.ndarray:
-    """Mean of the last 3 days; a gate that rests keeps its last one for 14 days."""
-    place = np.arange(mean_3d.shape[-1])
-    last = np.maximum.accumulate(np.where(np.isfinite(mean_3d), place, -1), axis=-1)
-    fresh = (last >= 0) & (place - last <= _REMEMBER_DAYS)
-    return np.where(fresh, np.take_along_axis(mean_3d, np.maximum(last, 0), axis=-1), np.nan)
-
-
-def _windows(daily: np.ndarray, days: int, fill: float = np.nan) -> np.ndarray:
-    """The `days` days before each day boundary 0..n, as one more axis; days before the series are `fill`."""
-    padded = np.full((*daily.shape[:-1], days + daily.shape[-1]), fill)
-    padded[..., days:] = daily
-    return sensor_health.sliding(padded, days)
-
-
-def _nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:
-    known = np.isfinite(windows)
-    count = known.sum(axis=axis)
-    total = np.where(known, windows, 0.0).sum(axis=axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _nan_max(rows: np.ndarray) -> np.ndarray:
-    known = np.isfinite(rows)
-    greatest = np.where(known, rows, -np.inf).max(axis=0)
-    return np.where(known.any(axis=0), greatest, np.nan)
-
-
-def _slope(windows: np.ndarray) -> np.ndarray:
-    """Least-squares slope per day over windows, pulled to 0 when few days are known (as if 10 day² of level ground)."""
-    known = np.isfinite(windows)
-    n = np.maximum(known.sum(axis=-1), 1)
-    x = np.arange(windows.shape[-1], dtype=float)
-    y = np.where(known, windows, 0.0)
-    sum_x, sum_y = known @ x, y.sum(axis=-1)
-    slope = (y @ x - sum_x * sum_y / n) / (known @ x**2 - sum_x**2 / n + 10.0)
-    return np.where(known.any(axis=-1), slope, np.nan)
-
-
-def _fuse_rows(trends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: _nan_max(rows) for name, rows in trends.items()}
-
-
 def _fuse(groups: list[dict[str, np.ndarray]], n: int) -> dict[str, np.ndarray]:
     """The strongest of several trends, name by name; NaN where there is none."""
     if not groups:
         return dict.fromkeys(_TREND, np.full(n, np.nan))
-    return _fuse_rows({name: np.vstack([group[name] for group in groups]) for name in _TREND})
+    return {name: nan_max(np.vstack([group[name] for group in groups])) for name in _TREND}
 
 
 def _ranked(prefix: str, z: np.ndarray) -> dict[str, np.ndarray]:

@@ -541,22 +541,15 @@ def replace_days(
     They are all there is of the `whole_days` (gate_id, day_ms), which are clean afterwards; call it in the transaction that
     read their readings. A summary is packed numbers, in the order of `grow_summary_names`.
     """
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    ends = [(gate_id, day_ms, day_ms + DAY_MS) for gate_id, day_ms in whole_days]
-    of_day = f"gate_id = {mark} AND started_ms >= {mark} AND started_ms < {mark}"
-    if ends:
-        connection.exec_driver_sql(f"DELETE FROM operations WHERE {of_day}", ends)  # noqa: S608 - fixed words only
-    for table in ("days", "dirty_days"):
+    ends = [{"gate": gate_id, "since": day_ms, "until": day_ms + DAY_MS} for gate_id, day_ms in whole_days]
+    for table, begins in ((operations, operations.c.started_ms), (days, days.c.day_ms), (dirty_days, dirty_days.c.day_ms)):
+        of_day = (table.c.gate_id == sa.bindparam("gate"), begins >= sa.bindparam("since"), begins < sa.bindparam("until"))
         if ends:
-            delete = f"DELETE FROM {table} WHERE gate_id = {mark} AND day_ms = {mark}"  # noqa: S608 - fixed words only
-            connection.exec_driver_sql(delete, list(whole_days))
-    for table, columns, rows in (
-        ("operations", "gate_id, started_ms, ended_ms, summary", operation_rows),
-        ("days", "gate_id, day_ms, summary", day_rows),
-    ):
+            connection.execute(sa.delete(table).where(*of_day), ends)
+    for table, rows in ((operations, operation_rows), (days, day_rows)):
         if rows:
-            marks = ", ".join([mark] * len(rows[0]))
-            connection.exec_driver_sql(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(rows))  # noqa: S608 - fixed words only
+            names = [column.name for column in table.columns]
+            connection.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def load_summary_names(connection: Connection, gate_ids: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -616,15 +609,10 @@ def load_spans(connection: Connection, table: sa.Table, spans: Sequence[Span]) -
 
 def first_days(connection: Connection, gate_ids: Sequence[str]) -> dict[str, int]:
     """The first UTC day (epoch ms) with readings of each of some gates that has any."""
-    mark = "(?)" if connection.dialect.name == "sqlite" else "(%s::text)"
-    values = ", ".join([mark] * len(gate_ids))
-    query = (
-        f"WITH g (gate_id) AS (VALUES {values}) SELECT g.gate_id, "  # noqa: S608 - fixed words only
-        "(SELECT d.day_ms FROM days d WHERE d.gate_id = g.gate_id ORDER BY d.day_ms LIMIT 1) FROM g"
-    )
-    if not gate_ids:
-        return {}
-    return {gate_id: day_ms for gate_id, day_ms in connection.exec_driver_sql(query, tuple(gate_ids)) if day_ms is not None}
+    # one look into the clustered key for each gate, where grouping would read all its days
+    first = sa.select(days.c.day_ms).where(days.c.gate_id == gates.c.gate_id).order_by(days.c.day_ms).limit(1).scalar_subquery()
+    query = sa.select(gates.c.gate_id, first).where(gates.c.gate_id.in_(list(gate_ids)))
+    return {gate_id: day_ms for gate_id, day_ms in connection.execute(query) if day_ms is not None}
 
 
 def newest_day(connection: Connection, gate_id: str, before_ms: int) -> int | None:

@@ -41,18 +41,10 @@ only: a neighbour at work shakes a gate at rest), or at this many kelvin above b
 SCALED = ("velocity_rms", "acceleration_rms", "acceleration_peak", "current")
 """Quantities whose sensor has a gain: what spoils it multiplies."""
 
-JUDGED = (
-    *SCALED,
-    "kurtosis",
-    "crest_factor",
-    "envelope_bpfo",
-    "envelope_bpfi",
-    "envelope_bsf",
-    "envelope_ftf",
-    "gear_mesh",
-    "temperature",
-    "ambient_temperature",
-)
+SHOCKS = ("kurtosis", "crest_factor", "envelope_bpfo", "envelope_bpfi", "envelope_bsf", "envelope_ftf", "gear_mesh")
+"""Quantities that tell of the shocks of damaged bearings and gears."""
+
+JUDGED = (*SCALED, *SHOCKS, "temperature", "ambient_temperature")
 """Quantities whose sensor is judged by its values; of the others a day tells only that they report."""
 
 KEYS: dict[str, tuple[str, ...]] = {"operations": ("started_ms", "ended_ms"), "days": ("day_ms",)}

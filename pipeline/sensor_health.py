@@ -155,7 +155,7 @@ def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, inte
     days : DataFrame
         As `pipeline.operations.Segmented` gives them.
     started_ms : starts of the operations, rising
-    cycle_starts : see `pipeline.features.cycle_state`
+    cycle_starts : see `pipeline.cycles.cycle_state`
     intervals_s : expected reporting intervals at rest, by channel; learnt from the channel's own days where not given
     """
     day_ms = days["day_ms"].to_numpy(dtype=np.int64)

@@ -16,6 +16,7 @@ import pandas as pd
 from models.forecast import Forecaster
 from models.policy import Policy, Replay
 from pipeline import features, sensor_health
+from pipeline.cycles import cycle_state
 from pipeline.features import GateHistory
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, quantity_of
@@ -169,7 +170,7 @@ def _health(history: GateHistory, maintenance: pd.DataFrame | None = None) -> He
     return sensor_health.assess(
         days,
         history.operations["started_ms"].to_numpy(dtype=np.int64),
-        lambda component, at_ms: features.cycle_state(records, component, first_ms, at_ms)[0],
+        lambda component, at_ms: cycle_state(records, component, first_ms, at_ms)[0],
         history.intervals_s,
     )
 

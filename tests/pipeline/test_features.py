@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import features
+from pipeline.cycles import cycle_state
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS
 
@@ -144,7 +145,7 @@ def test_reasons_say_why_there_is_no_forecast() -> None:
 
 
 def state_on(records: pd.DataFrame, day: int) -> tuple[float, bool]:
-    start, down = features.cycle_state(records, "motor", START_MS, np.array([START_MS + day * DAY_MS]))
+    start, down = cycle_state(records, "motor", START_MS, np.array([START_MS + day * DAY_MS]))
     return (start[0] - START_MS) / DAY_MS, bool(down[0])
 
 

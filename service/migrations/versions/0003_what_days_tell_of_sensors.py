@@ -13,24 +13,24 @@ depends_on = None
 
 def upgrade() -> None:
     op.rename_table("rests", "days")
-    _cut_anew("days")
+    _cut_anew()
     op.add_column("forecasts", sa.Column("lost", sa.Text(), server_default="", nullable=False))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("forecasts", schema=None) as batch_op:
         batch_op.drop_column("lost")
-    _cut_anew("days")
+    _cut_anew()
     op.rename_table("days", "rests")
 
 
-def _cut_anew(days: str) -> None:
+def _cut_anew() -> None:
     """Forget what was cut, because summaries tell other things now, and mark those days for the next scoring run."""
     op.execute(
         sa.text(
-            f"INSERT INTO dirty_days (gate_id, day_ms) SELECT gate_id, day_ms FROM {days} WHERE true "  # noqa: S608 - fixed words only
+            "INSERT INTO dirty_days (gate_id, day_ms) SELECT gate_id, day_ms FROM days WHERE true "
             "UNION SELECT gate_id, started_ms - started_ms % 86400000 FROM operations WHERE true ON CONFLICT DO NOTHING"
         )
     )
     op.execute(sa.text("DELETE FROM operations"))
-    op.execute(sa.text(f"DELETE FROM {days}"))  # noqa: S608 - fixed words only
+    op.execute(sa.text("DELETE FROM days"))

@@ -1,0 +1,157 @@
+"""Trends: windows over what operations show beyond their baseline, day by day. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import sensor_health
+from pipeline.readings import DAY_MS
+
+LOOK_BACK_DAYS = 60
+"""Over how many days a trend asks how long, and from how high."""
+
+OVER_Z = 2.0
+REMEMBER_DAYS = 14
+"""A gate that has not moved for some days keeps its last 3-day deviation this long."""
+
+HISTORY_DAYS = LOOK_BACK_DAYS + REMEMBER_DAYS + 4
+"""How far back the days reach that a row's trends are made of; each is the mean of operations of its own alone."""
+
+
+def by_day(values: np.ndarray, day: np.ndarray, n_days: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and number of each row's values of each day, shape (rows, n_days); those of day -1 or less are left out."""
+    use = np.flatnonzero((day >= 0).ravel())
+    cell = (day + np.arange(len(day))[:, None] * n_days).ravel()[use].astype(np.int64)
+    count = np.bincount(cell, minlength=len(day) * n_days).reshape(len(day), n_days)
+    total = np.bincount(cell, weights=values.ravel()[use], minlength=len(day) * n_days).reshape(len(day), n_days)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The operations that count, another number of them for each column of evidence, each column's moved to the front.
+
+    Attributes
+    ----------
+    order : operations of each column, those that count first
+    real : which of them count, shape (columns, most of one)
+    started_ms : their starts
+    before : how many of each column's come before an operation, shape (columns, operations + 1)
+    all_started_ms : starts of all operations
+    """
+
+    order: np.ndarray
+    real: np.ndarray
+    started_ms: np.ndarray
+    before: np.ndarray
+    all_started_ms: np.ndarray
+
+    @classmethod
+    def of(cls, use: np.ndarray, started_ms: np.ndarray) -> Used:
+        """Pick operations by `use`, shape (columns, operations)."""
+        counts = use.sum(axis=1)
+        most = max(int(counts.max(initial=0)), 1)
+        order = np.argsort(~use, axis=1, kind="stable")[:, :most]
+        before = np.concatenate([np.zeros((len(use), 1), dtype=np.int64), np.cumsum(use, axis=1)], axis=1)
+        return cls(order, np.arange(most) < counts[:, None], started_ms[order], before, started_ms)
+
+    def pick(self, values: np.ndarray) -> np.ndarray:
+        """Values of operations in this order."""
+        return np.take_along_axis(values, self.order, axis=1)
+
+    def last_five(self, picked: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+        """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
+        place = last[..., None] + np.arange(-5, 0)
+        column = np.arange(len(picked))[:, None, None]
+        inside, place = place >= 0, np.maximum(place, 0)
+        fresh = at_ms[..., None] - self.started_ms[column, place] <= REMEMBER_DAYS * DAY_MS
+        return np.where(inside & fresh, picked[column, place], np.nan)
+
+
+def pulled_in(used: Used, deviation: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
+    last = np.broadcast_to(np.arange(1, deviation.shape[1] + 1), deviation.shape)
+    five = used.last_five(deviation, last, used.started_ms)
+    middle = sensor_health.quantile(five.reshape(-1, 5), 0.5).reshape(deviation.shape)
+    return np.asarray(np.clip(deviation, middle - reach, middle + reach))
+
+
+def newest(used: Used, z: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At each boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest of five."""
+    last = used.before[:, np.searchsorted(used.all_started_ms, boundaries_ms, side="left")]
+    five = used.last_five(z, last, np.broadcast_to(boundaries_ms, last.shape))
+    return nan_mean(five[..., -3:], axis=-1), np.sort(five, axis=-1)[..., 1]
+
+
+def trends_at(daily: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> dict[str, np.ndarray]:
+    """Windows over daily series (a row each) at some of their boundaries; what is at boundary t uses days before t only."""
+    mean = {days: nan_mean(windows(daily, days), axis=-1) for days in (3, 7)}
+    newest = remembered(mean[3])
+    over = (newest[:, 1:] / scatter > OVER_Z).astype(float)
+    highest = nan_max(np.moveaxis(windows(mean[7], LOOK_BACK_DAYS)[:, at + 1], -1, 0))
+    newest, mean_7d = newest[:, at], mean[7][:, at]
+    mean_14d, mean_30d = (nan_mean(windows(daily, days)[:, at], axis=-1) for days in (14, 30))
+    days_over = windows(over, LOOK_BACK_DAYS, fill=0.0)[:, at].sum(axis=-1)
+    slopes = {days: _slope(windows(daily, days)[:, at]) for days in (7, 14, 30)}
+    return {
+        "dev": newest,
+        "dev_7d": mean_7d,
+        "dev_14d": mean_14d,
+        "slope_7d": slopes[7],
+        "slope_14d": slopes[14],
+        "slope_30d": slopes[30],
+        "diff_3_14": newest - mean_14d,
+        "diff_7_30": mean_7d - mean_30d,
+        "z": newest / scatter,
+        "t_7d": evidence_7d(mean_7d, scatter, count, at),
+        "days_over": days_over,
+        "fall": np.where(np.isfinite(mean_7d), highest - mean_7d, np.nan),
+        "rate": mean_7d / (days_over + 7.0),
+    }
+
+
+def evidence_7d(mean_7d: np.ndarray, scatter: np.ndarray, count: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """How many standard errors the last week's mean lies off, as if the operations of one day were half alike."""
+    # ten operations of one day are worth less than ten days
+    return np.asarray(mean_7d / scatter * np.sqrt(windows(np.sqrt(count), 7, fill=0.0)[:, at].sum(axis=-1)))
+
+
+def remembered(mean_3d: np.ndarray) -> np.ndarray:
+    """Mean of the last 3 days; a gate that rests keeps its last one for 14 days."""
+    place = np.arange(mean_3d.shape[-1])
+    last = np.maximum.accumulate(np.where(np.isfinite(mean_3d), place, -1), axis=-1)
+    fresh = (last >= 0) & (place - last <= REMEMBER_DAYS)
+    return np.where(fresh, np.take_along_axis(mean_3d, np.maximum(last, 0), axis=-1), np.nan)
+
+
+def windows(daily: np.ndarray, days: int, fill: float = np.nan) -> np.ndarray:
+    """The `days` days before each day boundary 0..n, as one more axis; days before the series are `fill`."""
+    padded = np.full((*daily.shape[:-1], days + daily.shape[-1]), fill)
+    padded[..., days:] = daily
+    return sensor_health.sliding(padded, days)
+
+
+def nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:
+    known = np.isfinite(windows)
+    count = known.sum(axis=axis)
+    total = np.where(known, windows, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def nan_max(rows: np.ndarray) -> np.ndarray:
+    known = np.isfinite(rows)
+    greatest = np.where(known, rows, -np.inf).max(axis=0)
+    return np.where(known.any(axis=0), greatest, np.nan)
+
+
+def _slope(windows: np.ndarray) -> np.ndarray:
+    """Least-squares slope per day over windows, pulled to 0 when few days are known (as if 10 day² of level ground)."""
+    known = np.isfinite(windows)
+    n = np.maximum(known.sum(axis=-1), 1)
+    x = np.arange(windows.shape[-1], dtype=float)
+    y = np.where(known, windows, 0.0)
+    sum_x, sum_y = known @ x, y.sum(axis=-1)
+    slope = (y @ x - sum_x * sum_y / n) / (known @ x**2 - sum_x**2 / n + 10.0)
+    return np.where(known.any(axis=-1), slope, np.nan)
