@@ -438,7 +438,7 @@ def fit(
             f"got {n_failures}"
         )
     rng = np.random.default_rng(seed)
-    teaching = _teaching(labels, usable, settings.healthy_rows, rng)
+    teaching = draw_teaching(labels, usable, settings.healthy_rows, rng)
     used = np.unique(np.append(teaching.place, np.flatnonzero(failures >= 0)))
     x = feature_matrix(rows.iloc[used], features)
     at = np.searchsorted(used, teaching.place)
@@ -479,7 +479,8 @@ def _failure_ids(rows: pd.DataFrame, labels: pd.DataFrame, usable: npt.NDArray[n
     return ids
 
 
-def _teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows: int, rng: np.random.Generator) -> Teaching:
+def draw_teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_rows: int, rng: np.random.Generator) -> Teaching:
+    """Draw the rows to learn from: all before a failure at every horizon, some healthy ones at one horizon each, weighted."""
     failure_d, free_d = labels["failure_d"].to_numpy(), labels["free_d"].to_numpy()
     near = usable & (failure_d <= NEAR_D)
     far = np.flatnonzero(usable & ~near & (free_d >= 1))

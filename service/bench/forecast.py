@@ -605,7 +605,7 @@ def _taught(rows: pd.DataFrame, history: History, observed_until: Mapping[str, d
     frame = fit(rows, history, observed_until, features=FEATURES, seed=seed, settings=replace(settings, trees=1, fewest_trees=1))
     labels = label(rows, history, observed_until)
     usable = (rows["reason"] == "").to_numpy() & labels["at_risk"].to_numpy()
-    teaching = product._teaching(labels, usable, settings.healthy_rows, np.random.default_rng(seed))
+    teaching = product.draw_teaching(labels, usable, settings.healthy_rows, np.random.default_rng(seed))
     x = np.column_stack([feature_matrix(rows, FEATURES)[teaching.place], teaching.horizon_d])
     trees = min(settings.trees, max(settings.fewest_trees, failure_count(rows, labels)))
     chosen = {
