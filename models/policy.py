@@ -271,7 +271,8 @@ class Replay:
         and of two rows for one day the last counts. Rows of the gate as a whole open cases only for gates that have no
         component rows.
     maintenance : DataFrame or History
-    observed_until : mapping from gate_id to the end of that gate's record
+    observed_until : mapping from gate_id to the end of that gate's record; what came more than 28 days after a gate's last
+        forecast day is not looked at
     """
 
     def __init__(
@@ -313,6 +314,8 @@ class Replay:
             highest = float(np.nanmax(p_14d)) if np.isfinite(p_14d).any() else -np.inf
             self._series[gate_id].append(_Series(component, as_of_ms, p_14d, renewed, highest))
         days_ms = frame["as_of_ms"].to_numpy()
+        # whether an alarm of the last day would still be open later, nobody knows
+        until_ms = min(until_ms, int(days_ms.max()) + EVIDENCE_DAYS * DAY_MS)
         self.observed_until_ms[gate_id] = until_ms
         self.scored_from_ms[gate_id] = int(days_ms.min())
         self.scored_until_ms[gate_id] = int(days_ms.max())

@@ -6,17 +6,14 @@ registered, because a threshold from so little is no better than the one there i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from models import registry
 from models.card import tuned_card
 from models.labels import History
-from models.policy import BUDGET_PER_GATE_YEAR, ENOUGH_GATE_YEARS, EVIDENCE_DAYS, Policy, Replay, tune
+from models.policy import BUDGET_PER_GATE_YEAR, ENOUGH_GATE_YEARS, Policy, Replay, tune
 from models.train import Progress, TrainingError, backtest, data_sha256, record_ends, record_starts
 from pipeline.dataset import Dataset
 
@@ -62,7 +59,9 @@ def retune(
     from_ = from_ or min(record_starts(dataset).values())
     to = to or max(ends.values())
     forecasts = backtest(dataset, parent, from_, to, progress=progress)
-    replay, left_out = _unseen(dataset, forecasts, ends, to)
+    learnt_from: list[Any] = forecasts.attrs["learnt_from"]
+    replay = Replay(forecasts[~forecasts["gate_id"].isin(learnt_from)], History(dataset.maintenance), ends)
+    left_out = len(learnt_from)
     policy = tune(
         replay,
         budget_per_gate_year=budget_per_gate_year,
@@ -95,15 +94,6 @@ def retune(
         card=tuned_card(card, version, policy.as_dict(), tuned),
         created_at=created_at.isoformat() if created_at else None,
     )
-
-
-def _unseen(dataset: Dataset, forecasts: pd.DataFrame, ends: Mapping[str, datetime], to: datetime) -> tuple[Replay, int]:
-    """Return the forecasts of gates the model has not learnt from, ready to replay, and how many gates that leaves out."""
-    learnt_from: list[Any] = forecasts.attrs["learnt_from"]
-    unseen = forecasts[~forecasts["gate_id"].isin(learnt_from)]
-    # an alarm of the last day forecast can be judged 28 days later; beyond that nobody knows whether it was still open
-    until = {gate_id: min(end, to + timedelta(days=EVIDENCE_DAYS)) for gate_id, end in ends.items()}
-    return Replay(unseen, History(dataset.maintenance), until), len(learnt_from)
 
 
 def _refusal(parent: registry.Model, policy: Policy, left_out: int, enough_gate_years: float) -> str:

@@ -13,6 +13,7 @@ from models.labels import FAR_MS
 from models.policy import (
     BOOTSTRAP_DRAWS,
     THRESHOLDS,
+    YEAR_DAYS,
     CaseState,
     Policy,
     PolicyError,
@@ -211,6 +212,17 @@ def test_alarms_and_what_they_cost_by_hand(series, records, expected, judged):
 
     assert alarm_days(replay, "G1") == expected
     assert (first.is_true, first.charged) == judged
+
+
+def test_nobody_is_charged_for_alarms_after_the_files_last_day():
+    # the file ends on day 59 with an alarm of day 51 open; the record goes on for two years without a failure
+    series = {("G1", "motor"): LOW * 50 + HIGH * 10}
+    replay = Replay(forecasts(series), log(), {"G1": DAY0 + timedelta(days=790)})
+
+    judged = replay.judge(replay.alarms(T, "G1")[0])
+
+    assert (judged.is_true, judged.charged) == (False, 1)
+    assert replay.gate_years == pytest.approx(60 / YEAR_DAYS)
 
 
 def test_a_gate_is_in_alarm_while_any_component_is():
