@@ -80,6 +80,9 @@ _CONTEXT = (
     "minutes_28d",
     "ambient_7d",
     "head_7d",
+    "head_rise",
+    "head_beyond",
+    "load_rise",
     "cycle_days",
     "baseline_operations",
     "days_since_operation",
@@ -122,6 +125,9 @@ MIN_CYCLE_DAYS = 10
 MAX_IDLE_DAYS = 7
 _BASELINE_AGES = (0, 10, 15, 20, 30)
 """The baseline is fitted anew at these ages of the cycle (days), and is final at 30; before 10 days there is none."""
+
+_FEWEST_ALIKE = 2
+"""Operations of the baseline from which on a channel that showed one value in all of them has no baseline."""
 
 _ALWAYS = ("started_ms", "minutes", *CONTEXT)
 
@@ -683,6 +689,10 @@ class _GateView:
             predicted[warm], scatter[warm] = ridge(explained_by, target[warm], known)
         told = np.isfinite(target) & believable
         n = (fit_on & told).sum(axis=1)
+        # who shows one and the same in every operation does not measure
+        shown_then = np.where(fit_on & told, values, np.nan)
+        most, least = nan_max(shown_then.T), -nan_max(-shown_then.T)
+        n[(n >= _FEWEST_ALIKE) & (most - least <= 1e-6 * most) & ~warm] = 0
         prior = np.array([_PRIOR_SCATTER[group] for _, group in names])
         pulled = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
         shown.scatter[:] = np.where(n > 0, pulled, np.nan)
@@ -726,12 +736,38 @@ class _GateView:
         cycle_days = (self.at - start) / DAY_MS
         first, frozen = np.searchsorted(self.started, [start, np.minimum(self.at, start + BASELINE_DAYS * DAY_MS)])
         out = dict(self._use)
+        out |= self._unlike_baseline(first, frozen)
         out["cycle_days"] = np.minimum(cycle_days, 365.0)
         out["baseline_operations"] = (frozen - first).astype(float)
         out["days_since_operation"] = np.minimum(self.since_operation_d, 60.0)
         out["coverage_7d"] = self.coverage_7d
         out["own_lost"] = self.lost([component])
         return out
+
+    def _unlike_baseline(self, first: np.ndarray, frozen: np.ndarray) -> dict[str, np.ndarray]:
+        """How far head (log) and load of the last 3 days lie from the baseline's mean, and head from its highest.
+
+        What a flood does to a leaf cannot be learnt in a dry month.
+        """
+        head, load = self._head_and_load
+        recent = remembered(nan_mean(windows(self._daily_means(np.array([head, load])), 3), axis=-1))[:, self.columns]
+        means = []
+        for values in (head, load):
+            known = np.isfinite(values)
+            total = np.append(0.0, np.cumsum(np.where(known, values, 0.0)))
+            count = np.append(0, np.cumsum(known))
+            n = count[frozen] - count[first]
+            means.append(np.where(n > 0, (total[frozen] - total[first]) / np.maximum(n, 1), np.nan))
+        highest = np.full(len(first), np.nan)
+        for start in np.unique(first):
+            of_cycle = (first == start) & (frozen > start)
+            highest[of_cycle] = np.fmax.accumulate(head[start:])[frozen[of_cycle] - start - 1]
+        return {"head_rise": recent[0] - means[0], "head_beyond": recent[0] - highest, "load_rise": recent[1] - means[1]}
+
+    @cached_property
+    def _head_and_load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Head (log, of at least 0.1 m) and load of each operation."""
+        return np.log(np.maximum(self.operations["head"], 0.1)), self.operations["load"]
 
     @cached_property
     def _use(self) -> dict[str, np.ndarray]:

@@ -50,6 +50,9 @@ STALE_INTERVALS, DROPOUT_PATIENCE = 2.0, 4.0
 SAME_SAMPLES, SAME_OPERATIONS = 8, 3
 """A channel is stuck when its newest value came so many times in a row, all through so many operations."""
 
+COARSE_SAMPLES = 40
+"""As `SAME_SAMPLES`, of a sensor that shows about the same in motion as at rest; through `OPERATIONS` of them."""
+
 MISSING_SHARE, EXPECTED_SAMPLES = 0.15, 40.0
 """Readings drop out when a greater share of at least so many is missing than is missing elsewhere in the gate."""
 
@@ -349,7 +352,7 @@ def _sum(counts: Floats, window: Ints) -> Floats:
 def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     """The last value came again and again, through several operations, or all day where such days are not its habit.
 
-    A coarse sensor that shows about the same in motion as at rest may well repeat itself.
+    A coarse sensor that shows about the same in motion as at rest may well repeat itself, but not for ever.
     """
     n = table.count("n_op") + table.count("n_rest")
     same, same_ops, last = table.count("same"), table.count("same_ops"), table["last"]
@@ -369,7 +372,9 @@ def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
     with np.errstate(divide="ignore", invalid="ignore"):
         contrast = np.log(table.usual("move", fits) / table.usual("rest", fits))
     telling = ~np.isin(quantity, SCALED)[:, None] | ~(np.abs(contrast) < 1.0)
-    return (run(same) >= SAME_SAMPLES) & ((telling & (run(same_ops) >= SAME_OPERATIONS)) | all_day)
+    needed = np.where(telling, SAME_SAMPLES, COARSE_SAMPLES)
+    moved = run(same_ops) >= np.where(telling, SAME_OPERATIONS, OPERATIONS)
+    return ((run(same) >= needed) & moved) | ((run(same) >= SAME_SAMPLES) & all_day)
 
 
 def _mean(values: Floats) -> Floats:

@@ -260,3 +260,29 @@ def test_current_is_the_gates_whichever_component_measures_it() -> None:
     row = motor(features.build(worn, [midnight(70)])).iloc[0]
     assert (told.column, told.unit) == ("gearbox.current:mean", "A")
     assert np.log(told.change) == pytest.approx(row["current_dev"], abs=1e-9)
+
+
+def test_rows_tell_how_far_head_and_load_lie_from_those_of_the_baseline():
+    readings = gate_readings()
+    moving = readings["motor.moving"] == 1.0
+    flood = readings["ts"] >= pd.Timestamp(midnight(50))
+    readings["leaf.head"] = np.where(moving, np.where(flood, 6.0, 4.0), np.nan)
+    readings.loc[moving & (readings["ts"].dt.hour == 8) & ~flood, "leaf.head"] = 5.0  # the baseline saw 4 and 5 m
+    readings.loc[moving, "motor.load"] = np.where(flood[moving], 0.8, 0.5)
+
+    row = motor(features.build(history(readings), [midnight(60)])).iloc[0]
+
+    assert row["head_rise"] == pytest.approx(np.log(6.0) - (np.log(4.0) + np.log(5.0)) / 2)
+    assert row["head_beyond"] == pytest.approx(np.log(6.0 / 5.0))
+    assert row["load_rise"] == pytest.approx(0.3)
+
+
+def test_a_channel_that_showed_one_value_all_through_its_baseline_is_no_evidence():
+    readings = gate_readings()
+    dead = (readings["motor.moving"] == 1.0) & (readings["ts"] < pd.Timestamp(midnight(30)))
+    readings.loc[dead, "motor.velocity_rms"] = 0.1
+
+    row = motor(features.build(history(readings), [midnight(60)])).iloc[0]
+
+    assert np.isnan(row["velocity_z"])
+    assert np.isfinite(row["temperature_z"])

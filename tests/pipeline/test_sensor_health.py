@@ -232,6 +232,14 @@ def test_a_coarse_sensor_at_rest_is_not_stuck() -> None:
     assert (judged(frame).kind == -1).all()
 
 
+def test_a_coarse_sensor_that_shows_nothing_else_through_many_operations_is_stuck() -> None:
+    """One that hardly answers to movement at its best: a loose mount at the floor of the sensor."""
+    frame = gate()
+    frame[VELOCITY] = np.where(day_of(frame) >= FROM, 0.1, frame[VELOCITY].clip(0.1, 0.12))
+
+    assert first_named(judged(frame), VELOCITY, "stuck") is not None
+
+
 def test_readings_once_an_operation_only_are_enough_to_be_believed() -> None:
     frame = gate(per_day=2)
     begins = (frame["motor.moving"] > 0.5) & (frame["motor.moving"].shift(1, fill_value=0.0) < 0.5)
