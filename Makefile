@@ -30,8 +30,11 @@ champion: .venv/dev  ## remake the shipped model from its simulated fleet
 	rm -rf build/champion build/registry
 	$(BIN)/sluicewatch simulate --to build/champion --gates 600 --days 720 --seed 2026 --jobs 2
 	$(BIN)/sluicewatch train build/champion --registry build/registry --name $(CHAMPION) --jobs 2
-	$(BIN)/sluicewatch models promote $(CHAMPION) --registry build/registry
-	rm -rf models/artifacts && cp -r build/registry models/artifacts
+	rm -rf models/artifacts && mkdir models/artifacts
+	cp -r build/registry/$(CHAMPION) models/artifacts && rm models/artifacts/$(CHAMPION)/manifest.sig
+	printf '{\n  "champion": "$(CHAMPION)"\n}\n' > models/artifacts/aliases.json
+	@hash=$$(sha256sum models/artifacts/$(CHAMPION)/manifest.json | cut -d' ' -f1); grep -q "$$hash" models/registry.py || \
+	  { echo "now write in models/registry.py: SHIPPED_MANIFEST_SHA256 = \"$$hash\""; exit 1; }
 
 # Run on Python 3.11 by whoever raises a version in pyproject.toml; ARGS=--upgrade raises everything.
 LOCK := uv pip compile --quiet --extra demo --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header \

@@ -1,10 +1,10 @@
 """The registry: a plain folder of immutable model versions and the aliases that point at them.
 
-``<registry>/<version>/`` holds ``model.joblib``, ``manifest.json``, ``metrics.json``, ``model_card.md`` and
-``golden.parquet``; ``aliases.json`` names the ``champion`` and the ``previous`` one. joblib executes what it loads, so
-every file is read once, its bytes are compared with the manifest's hash and size, and only those same bytes are
-unpickled. A hash shows that a file was damaged or exchanged after the manifest was written; it does not show who wrote
-the manifest: load models only from registries you keep yourself.
+``<registry>/<version>/`` holds ``model.joblib``, ``metrics.json``, ``model_card.md`` and ``golden.parquet``,
+``manifest.json`` that lists them with their hashes, and ``manifest.sig`` that signs it; ``aliases.json`` names the
+``champion`` and the ``previous`` one. joblib executes what it loads. So every file is read once; the manifest's bytes must
+be signed by a key that `models.signing` trusts here (the shipped champion's have their hash in this module instead), the
+other files must be what the manifest lists, and only those same bytes are unpickled.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sklearn
 
+from models import signing
 from models.forecast import Forecaster
 from models.policy import Policy
 from pipeline.errors import BadInput
@@ -37,8 +38,12 @@ FORMAT = "sluicewatch-model/1"
 ARTIFACTS = Path(__file__).parent / "artifacts"
 """The shipped registry, read-only at run time."""
 
-MANIFEST, MODEL, METRICS, CARD, GOLDEN = (
+SHIPPED_MANIFEST_SHA256 = "2640322a2c81bded9e57fc095eb24ef2751a42b7e48ce296a6c9098275ddbc88"
+"""Hash of the shipped champion's manifest, trusted in place of a signature; `make champion` tells the new one."""
+
+MANIFEST, SIGNATURE, MODEL, METRICS, CARD, GOLDEN = (
     "manifest.json",
+    "manifest.sig",
     "model.joblib",
     "metrics.json",
     "model_card.md",
@@ -183,9 +188,9 @@ def load(registry: Path, name: str = CHAMPION) -> Model:
     Raises
     ------
     RegistryError
-        No such model; a file is missing, extra, a symbolic link or not what the manifest lists; it was made by another
-        format or another minor version of scikit-learn; its golden forecasts do not come out. Nothing is unpickled
-        before all files are verified.
+        No such model; no trusted key signed it; a file is missing, extra, a symbolic link or not what the manifest lists;
+        it was made by another format or another minor version of scikit-learn; its golden forecasts do not come out.
+        Nothing is unpickled before all files are verified.
     """
     version = resolve(registry, name)
     contents, manifest = _verified(registry, version)
@@ -259,9 +264,10 @@ def rollback(registry: Path) -> Model:
 
 
 def seed(registry: Path, shipped: Path = ARTIFACTS) -> str:
-    """Copy the shipped champion into a registry that has no champion yet; return the champion's version.
+    """Copy the shipped champion into a registry that has no champion yet, sign it there; return the champion's version.
 
-    Safe to call from several processes at once, and again.
+    Signed with the registry's own key it stays loadable when a later release ships another. Safe to call from several
+    processes at once, and again.
     """
     now = aliases(registry)
     if CHAMPION in now:
@@ -279,7 +285,7 @@ def shipped_policy(shipped: Path = ARTIFACTS) -> Policy | None:
     if CHAMPION not in aliases(shipped):
         return None
     version = resolve(shipped, CHAMPION)
-    return Policy.from_dict(_read_manifest(shipped / version, version)["policy"])
+    return Policy.from_dict(_trusted_manifest(shipped, version)[1]["policy"])
 
 
 def _listing(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -303,15 +309,15 @@ def _verified(registry: Path, version: str) -> tuple[dict[str, bytes], dict[str,
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink() or not entry.is_file():
             raise RegistryError(f"model {version!r}: {entry.name} is not a plain file")
-    manifest = _read_manifest(folder, version)
-    listed, present = set(manifest["files"]), {entry.name for entry in folder.iterdir()} - {MANIFEST}
+    raw, manifest = _trusted_manifest(registry, version)
+    listed, present = set(manifest["files"]), {entry.name for entry in folder.iterdir()} - {MANIFEST, SIGNATURE}
     if not {MODEL, METRICS, CARD, GOLDEN} <= listed:
         raise RegistryError(f"model {version!r}: {MANIFEST} must list {MODEL}, {METRICS}, {CARD} and {GOLDEN}")
     if listed - present:
         raise RegistryError(f"model {version!r} lacks {', '.join(sorted(listed - present))}")
     if present - listed:
         raise RegistryError(f"model {version!r} has files its manifest does not list: {', '.join(sorted(present - listed))}")
-    contents = {MANIFEST: _read(folder / MANIFEST)}
+    contents = {MANIFEST: raw}
     for name, expected in manifest["files"].items():
         content = _read(folder / name)
         if len(content) != expected["size"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
@@ -321,21 +327,46 @@ def _verified(registry: Path, version: str) -> tuple[dict[str, bytes], dict[str,
     return contents, manifest
 
 
-def _read_manifest(folder: Path, version: str) -> dict[str, Any]:
+def _trusted_manifest(registry: Path, version: str) -> tuple[bytes, dict[str, Any]]:
+    """Read a manifest once, check who signed it, and return its bytes and what they say."""
+    folder = registry / version
     try:
-        manifest = json.loads(_read(folder / MANIFEST))
+        raw = _read(folder / MANIFEST)
     except FileNotFoundError:
         raise RegistryError(f"model {version!r} has no {MANIFEST}") from None
+    if hashlib.sha256(raw).hexdigest() != SHIPPED_MANIFEST_SHA256:
+        keys = signing.keys_of(registry)
+        try:
+            signature = _read(folder / SIGNATURE)
+        except FileNotFoundError:
+            raise RegistryError(f"model {version!r} is not signed: it has no {SIGNATURE}") from None
+        try:
+            signer = signing.signer(keys, raw, signature)
+            known = ", ".join(f"{key.name} ({key.fingerprint})" for key in signing.list_trusted(keys)) or "none"
+        except signing.SigningError as error:
+            raise RegistryError(f"model {version!r}: nobody can say who signed it: {error}") from None
+        if signer is None:
+            raise RegistryError(
+                f"model {version!r}: {SIGNATURE} is not of this {MANIFEST} by a trusted key; trusted in {keys}: {known}"
+            )
+    return raw, _parsed_manifest(raw, version)
+
+
+def _parsed_manifest(raw: bytes, version: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(raw)
     except ValueError as error:
         raise RegistryError(f"model {version!r}: {MANIFEST} is not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         came = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise RegistryError(f"model {version!r}: format must be {FORMAT!r}; got {came!r}")
+    if manifest.get("version") != version:
+        raise RegistryError(f"model {version!r}: {MANIFEST} is that of model {manifest.get('version')!r}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(f, dict) and {"sha256", "size"} <= set(f) for f in files.values()):
         raise RegistryError(f"model {version!r}: {MANIFEST} must give sha256 and size of every file")
     for name in files:
-        if not _NAME.match(name) or name == MANIFEST:
+        if not _NAME.match(name) or name in (MANIFEST, SIGNATURE):
             raise RegistryError(f"model {version!r}: {MANIFEST} lists {name!r}, which is not a plain file name")
     return manifest
 
@@ -385,6 +416,7 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 def _write_version(registry: Path, version: str, contents: Mapping[str, bytes]) -> None:
     registry.mkdir(parents=True, exist_ok=True)
+    contents = {**contents, SIGNATURE: signing.sign(signing.keys_of(registry), contents[MANIFEST])}
     building = Path(tempfile.mkdtemp(prefix=".new-", dir=registry))
     try:
         for name, content in contents.items():

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models import baselines, registry
+from models import baselines, registry, signing
 from models.card import model_card
 from models.evaluate import compare, evaluate, table
 from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
@@ -100,9 +100,11 @@ def train(
     Raises
     ------
     BadInput
-        The dataset has too few gates, days or failures, or the name is taken; one line says which.
+        The dataset has too few gates, days or failures, the name is taken, or the key that would sign is not trusted; one
+        line says which.
     """
     registry.check_free(registry_dir, name)
+    signing.ready(signing.keys_of(registry_dir))
     say = progress or _silent
     if rows is None:
         rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs, compact=True)

@@ -171,6 +171,74 @@ def models_promote(version: str, registry: Path) -> None:
     click.echo(f"{models.promote(registry, version).version} is the champion")
 
 
+@models_group.group(name="keys")
+def model_keys() -> None:
+    """Say whose models are loaded: a key pair that signs, and the public keys that are trusted."""
+
+
+@model_keys.command(name="init")
+@registry_option
+def model_keys_init(registry: Path) -> None:
+    """Make the key pair that signs what is trained here; it lies beside the registry. `train` makes a missing one.
+
+    \b
+    sluicewatch models keys init --registry registry/
+    """
+    from models import signing
+
+    made = signing.make_pair(signing.keys_of(registry))
+    click.echo(f"{made.name} ({made.fingerprint}) signs models from now on")
+    click.echo(f"others trust it by {signing.keys_of(registry) / signing.TRUSTED / made.name}.pem")
+
+
+@model_keys.command(name="list")
+@registry_option
+def model_keys_list(registry: Path) -> None:
+    """List the keys whose models are loaded here.
+
+    \b
+    sluicewatch models keys list --registry registry/
+    """
+    from models import signing
+
+    found = signing.list_trusted(signing.keys_of(registry))
+    for key in found:
+        click.echo(f"{key.name}  {key.fingerprint}{'  signs here' if key.signs_here else ''}")
+    if not found:
+        click.echo(f"no trusted keys in {signing.keys_of(registry)}; only the shipped champion is loaded")
+
+
+@model_keys.command(name="trust")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@registry_option
+@click.option("--name", default=None, help="Name of the key.  [default: the file's]")
+def model_keys_trust(file: Path, registry: Path, name: str | None) -> None:
+    """Trust another's public key. Compare its fingerprint with its owner by another way first.
+
+    \b
+    sluicewatch models keys trust zhang.pem --registry registry/
+    """
+    from models import signing
+
+    key = signing.trust(signing.keys_of(registry), file, name)
+    click.echo(f"models signed by {key.name} ({key.fingerprint}) are loaded from now on")
+
+
+@model_keys.command(name="remove")
+@click.argument("name")
+@registry_option
+def model_keys_remove(name: str, registry: Path) -> None:
+    """Trust a key no longer: models that it alone has signed are refused.
+
+    \b
+    sluicewatch models keys remove zhang --registry registry/
+    """
+    from models import signing
+
+    signing.remove(signing.keys_of(registry), name)
+    click.echo(f"{name} is not trusted any longer")
+
+
 @models_group.command(name="tune")
 @click.argument("folder", type=click.Path(path_type=Path))
 @registry_option

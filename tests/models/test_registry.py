@@ -5,14 +5,15 @@ import io
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joblib.numpy_pickle import NumpyUnpickler
 
-from models import registry
+from models import registry, signing
 from models.policy import Policy
 from models.registry import RegistryError
 
@@ -49,7 +50,8 @@ def write(folder, version, forecaster, golden):
 
 @pytest.fixture
 def folder(stored, tmp_path):
-    """A copy of it to damage."""
+    """A copy of it, with its keys, to damage."""
+    shutil.copytree(signing.keys_of(stored), tmp_path / "registry-keys")
     return Path(shutil.copytree(stored, tmp_path / "registry"))
 
 
@@ -64,10 +66,11 @@ def test_what_was_saved_is_loaded_with_the_same_forecasts(stored, forecaster, un
 
 
 def test_the_same_model_makes_the_same_bytes(stored, forecaster, golden, tmp_path):
-    write(tmp_path, "v1", forecaster, golden)
+    shutil.copytree(signing.keys_of(stored), tmp_path / "registry-keys")
+    write(tmp_path / "registry", "v1", forecaster, golden)
 
     for file in sorted((stored / "v1").iterdir()):
-        assert (tmp_path / "v1" / file.name).read_bytes() == file.read_bytes(), file.name
+        assert (tmp_path / "registry" / "v1" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 class Recorder(NumpyUnpickler):
@@ -93,11 +96,45 @@ def test_the_artifact_holds_no_class_of_ours(stored):
     assert "sklearn" in homes
 
 
+def resign(version, content):
+    """Another manifest, signed by the registry's own key: what an insider, or a bug of ours, might write."""
+    (version / "manifest.json").write_bytes(content)
+    (version / "manifest.sig").write_bytes(signing.sign(signing.keys_of(version.parent), content))
+
+
 def relist(version, **changes):
     """Write the manifest again with other contents."""
     manifest = json.loads((version / "manifest.json").read_text())
-    manifest.update(changes)
+    resign(version, json.dumps(manifest | changes).encode())
+
+
+def change_the_manifest(version):
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["policy"]["open_at"] = 0.99
     (version / "manifest.json").write_text(json.dumps(manifest))
+
+
+def sign_with_an_unknown_key(version):
+    content = (version / "manifest.json").read_bytes()
+    (version / "manifest.sig").write_bytes(Ed25519PrivateKey.generate().sign(content))
+
+
+def link_the_signature(version):
+    (version / "manifest.sig").rename(version.parent.parent / "sig")
+    (version / "manifest.sig").symlink_to(version.parent.parent / "sig")
+
+
+def borrow_a_signature(version):
+    shutil.rmtree(version)
+    shutil.copytree(version.parent / "lent", version)
+
+
+def forget_the_keys(version):
+    shutil.rmtree(signing.keys_of(version.parent))
+
+
+def garble_a_trusted_key(version):
+    (signing.keys_of(version.parent) / "trusted" / "other.pem").write_text("x")
 
 
 def flip_a_byte(version):
@@ -134,7 +171,19 @@ DAMAGE = {
     "an extra folder": (lambda v: (v / "extra").mkdir(), "extra is not a plain file"),
     "a missing file": (lambda v: (v / "golden.parquet").unlink(), "lacks golden.parquet"),
     "no manifest": (lambda v: (v / "manifest.json").unlink(), "has no manifest.json"),
-    "a broken manifest": (lambda v: (v / "manifest.json").write_text("{"), "manifest.json is not JSON"),
+    "a changed manifest": (
+        change_the_manifest,
+        "manifest.sig is not of this manifest.json by a trusted key; trusted in .*: own-",
+    ),
+    "an unknown key": (sign_with_an_unknown_key, "manifest.sig is not of this manifest.json by a trusted key"),
+    "half a signature": (lambda v: (v / "manifest.sig").write_bytes(b"x" * 32), "manifest.sig is not of this manifest.json"),
+    "no signature": (lambda v: (v / "manifest.sig").unlink(), "is not signed: it has no manifest.sig"),
+    "a signature link": (link_the_signature, "manifest.sig is not a plain file"),
+    "the files of another": (borrow_a_signature, "manifest.json is that of model 'lent'"),
+    "no trusted key": (forget_the_keys, "by a trusted key; trusted in .*: none"),
+    "a garbled key": (garble_a_trusted_key, "nobody can say who signed it: .*other.pem must be an Ed25519 public key"),
+    "a listed signature": (list_a_path("manifest.sig"), "which is not a plain file name"),
+    "a broken manifest": (lambda v: resign(v, b"{"), "manifest.json is not JSON"),
     "another format": (lambda v: relist(v, format="other/1"), "format must be 'sluicewatch-model/1'; got 'other/1'"),
     "no hashes": (lambda v: relist(v, files={"model.joblib": {}}), "must give sha256 and size"),
     "no model listed": (lambda v: relist(v, files={}), "must list model.joblib"),
@@ -146,19 +195,86 @@ DAMAGE = {
 }
 
 
+class Watch:
+    """Counts, by Python's own audit events, the classes that unpickling asks for and the files that are opened."""
+
+    def __init__(self):
+        self.events = []
+        self.watching = False
+        sys.addaudithook(self)
+
+    def __call__(self, event, arguments):
+        if self.watching and event in ("pickle.find_class", "open", "os.system"):
+            self.events.append((event, *map(str, arguments)))
+
+    def __enter__(self):
+        self.events.clear()
+        self.watching = True
+        return self
+
+    def __exit__(self, *_):
+        self.watching = False
+
+    def unpickled(self):
+        return [event for event in self.events if event[0] in ("pickle.find_class", "os.system")]
+
+
+WATCH = Watch()  # a hook cannot be taken back, so there is one
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_refused_before_anything_is_unpickled(folder, damage, monkeypatch):
+def test_damage_is_refused_before_anything_is_unpickled(folder, forecaster, golden, damage):
+    if damage == "the files of another":
+        write(folder, "lent", forecaster, golden)
     change, message = DAMAGE[damage]
     change(folder / "v1")
 
-    def unpickled(*_):
-        pytest.fail("unpickled")
-
-    monkeypatch.setattr(joblib, "load", unpickled)
-    with pytest.raises(RegistryError, match=message) as refusal:
+    with WATCH, pytest.raises(RegistryError, match=message) as refusal:
         registry.load(folder, "v1")
 
     assert "\n" not in str(refusal.value)
+    assert WATCH.unpickled() == []
+
+
+def test_every_file_is_opened_once_and_unpickled_from_those_bytes(stored):
+    with WATCH:
+        registry.load(stored, "v1")
+
+    opened = [Path(event[1]).name for event in WATCH.events if event[0] == "open" and "/v1/" in event[1]]
+    assert sorted(opened) == sorted(file.name for file in (stored / "v1").iterdir())
+    assert any("sklearn" in module for _, module, _ in WATCH.unpickled())
+
+
+def test_a_model_of_another_machine_loads_once_its_key_is_trusted(stored, tmp_path):
+    there = Path(shutil.copytree(stored, tmp_path / "registry"))
+    (public,) = (signing.keys_of(stored) / "trusted").iterdir()
+    with pytest.raises(RegistryError, match="trusted in .*: none"):
+        registry.load(there, "v1")
+
+    signing.trust(signing.keys_of(there), public, "trainer")
+    assert registry.load(there, "v1").version == "v1"
+
+    signing.remove(signing.keys_of(there), "trainer")
+    with pytest.raises(RegistryError, match="trusted in .*: none"):
+        registry.load(there, "v1")
+
+
+def test_the_shipped_champion_is_trusted_by_the_hash_in_the_code_alone(tmp_path):
+    champion = registry.ARTIFACTS / registry.aliases(registry.ARTIFACTS)["champion"]
+
+    assert hashlib.sha256((champion / "manifest.json").read_bytes()).hexdigest() == registry.SHIPPED_MANIFEST_SHA256
+    assert not signing.keys_of(registry.ARTIFACTS).exists()
+    assert registry.load(registry.ARTIFACTS).version == champion.name
+
+
+def test_a_seeded_registry_still_loads_its_champion_when_another_is_shipped(tmp_path, monkeypatch):
+    seeded = registry.seed(tmp_path / "registry")
+
+    monkeypatch.setattr(registry, "SHIPPED_MANIFEST_SHA256", "0" * 64)
+
+    assert registry.load(tmp_path / "registry").version == seeded
+    with pytest.raises(RegistryError, match="is not signed"):
+        registry.load(registry.ARTIFACTS)
 
 
 def test_a_model_that_forecasts_otherwise_here_is_refused(folder):

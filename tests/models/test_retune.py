@@ -71,7 +71,7 @@ def test_the_new_version_is_its_parent_with_the_threshold_that_tune_finds(datase
     before, after = contents(folder / shipped.version), contents(folder / "mine")
     assert tuned.policy == expected
     assert tuned.policy.calibrated_here
-    assert {name for name in after if after[name] != before[name]} == {registry.MANIFEST, registry.CARD}
+    assert {name for name in after if after[name] != before[name]} == {registry.MANIFEST, registry.SIGNATURE, registry.CARD}
     assert backtest(dataset, tuned, LAST, LAST)["p_14d"].equals(backtest(dataset, shipped, LAST, LAST)["p_14d"])
     assert set(backtest(dataset, tuned, LAST, LAST)["model_version"]) == {"mine"}
 
