@@ -9,6 +9,9 @@ from typing import Any
 from models.evaluate import table
 from models.policy import ENOUGH_GATE_YEARS
 
+HEADINGS = ("Intended use", "Training data", "Figures", "Alarm threshold", "Known weaknesses", "How to remake it")
+"""What `models verify` asks of a card."""
+
 _FIGURES = (
     ("Average precision at 14 days", "ap_14d", "{:.3f}"),
     ("Average precision at 7 days", "ap_7d", "{:.3f}"),

@@ -1,15 +1,16 @@
 """The registry: a plain folder of immutable model versions and the aliases that point at them.
 
-``<registry>/<version>/`` holds ``model.joblib``, ``metrics.json``, ``model_card.md`` and ``golden.parquet``,
-``manifest.json`` that lists them with their hashes, and ``manifest.sig`` that signs it; ``aliases.json`` names the
-``champion`` and the ``previous`` one. joblib executes what it loads. So every file is read once; the manifest's bytes must
-be signed by a key that `models.signing` trusts here (the shipped champion's have their hash in this module instead), the
-other files must be what the manifest lists, and only those same bytes are unpickled.
+``<registry>/<version>/`` holds ``model.joblib``, ``metrics.json``, ``model_card.md``, ``data_card.md`` and
+``golden.parquet``, ``manifest.json`` that lists them with their hashes, and ``manifest.sig`` that signs it;
+``aliases.json`` names the ``champion`` and the ``previous`` one. joblib executes what it loads. So every file is read once;
+the manifest's bytes must be signed by a key that `models.signing` trusts here (the shipped champion's have their hash in
+this module instead), the other files must be what the manifest lists, and only those same bytes are unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scipy
 import sklearn
 
 from models import signing
+from models.card import HEADINGS as MODEL_HEADINGS
+from models.data_card import HEADINGS as DATA_HEADINGS
 from models.forecast import Forecaster
 from models.policy import Policy
 from pipeline.errors import BadInput
+from pipeline.features import unit_of
 
 FORMAT = "sluicewatch-model/1"
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -41,12 +46,13 @@ ARTIFACTS = Path(__file__).parent / "artifacts"
 SHIPPED_MANIFEST_SHA256 = "2640322a2c81bded9e57fc095eb24ef2751a42b7e48ce296a6c9098275ddbc88"
 """Hash of the shipped champion's manifest, trusted in place of a signature; `make champion` tells the new one."""
 
-MANIFEST, SIGNATURE, MODEL, METRICS, CARD, GOLDEN = (
+MANIFEST, SIGNATURE, MODEL, METRICS, CARD, DATA_CARD, GOLDEN = (
     "manifest.json",
     "manifest.sig",
     "model.joblib",
     "metrics.json",
     "model_card.md",
+    "data_card.md",
     "golden.parquet",
 )
 ALIASES = "aliases.json"
@@ -79,11 +85,13 @@ class Listed:
 
 
 def versions_in_use() -> dict[str, str]:
-    """Versions of what a stored model depends on."""
+    """Versions of what made a model and of what it depends on."""
     return {
+        "sluicewatch": importlib.metadata.version("sluicewatch"),
         "python": platform.python_version(),
         "scikit-learn": str(sklearn.__version__),
         "numpy": str(np.__version__),
+        "scipy": str(scipy.__version__),
         "joblib": str(joblib.__version__),
     }
 
@@ -97,6 +105,7 @@ def save(
     training: Mapping[str, Any],
     metrics: Mapping[str, Any],
     card: str,
+    data_card: str,
     golden_rows: pd.DataFrame,
     created_at: str | None = None,
 ) -> Model:
@@ -121,6 +130,7 @@ def save(
         MODEL: model.getvalue(),
         METRICS: _json(metrics),
         CARD: card.encode(),
+        DATA_CARD: data_card.encode(),
         GOLDEN: _golden(forecaster, golden_rows),
     }
     manifest = {
@@ -129,6 +139,7 @@ def save(
         "created_at": created_at,
         "made_with": versions_in_use(),
         "forecaster": forecaster.as_dict(),
+        "feature_schema": _feature_schema(forecaster.features),
         "policy": policy.as_dict(),
         "training": dict(training),
         "figures": metrics["model"]["figures"] if "model" in metrics else {},
@@ -193,15 +204,27 @@ def load(registry: Path, name: str = CHAMPION) -> Model:
         Nothing is unpickled before all files are verified.
     """
     version = resolve(registry, name)
+    return _unpickle(version, *_verified(registry, version))
+
+
+def verify(registry: Path, name: str = CHAMPION) -> Model:
+    """Load a model and check besides that both its cards are there with all their headings.
+
+    Raises
+    ------
+    RegistryError
+        As `load`; or a card or one of its headings is missing.
+    """
+    version = resolve(registry, name)
     contents, manifest = _verified(registry, version)
-    parts = joblib.load(io.BytesIO(contents[MODEL]))
-    try:
-        forecaster = Forecaster.from_dict(manifest["forecaster"], parts, version)
-        policy = Policy.from_dict(manifest["policy"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RegistryError(f"model {version!r}: {MANIFEST} lacks or garbles {error}") from None
-    _check_golden(forecaster, contents[GOLDEN])
-    return Model(version, forecaster, policy, manifest)
+    for file, headings in ((CARD, MODEL_HEADINGS), (DATA_CARD, DATA_HEADINGS)):
+        found = set(re.findall(r"^## (.+?)\s*$", contents.get(file, b"").decode(errors="replace"), re.MULTILINE))
+        lacking = [heading for heading in headings if heading not in found]
+        if file not in contents:
+            raise RegistryError(f"model {version!r} has no {file}")
+        if lacking:
+            raise RegistryError(f"model {version!r}: {file} lacks the headings {', '.join(lacking)}")
+    return _unpickle(version, contents, manifest)
 
 
 def resolve(registry: Path, name: str) -> str:
@@ -286,6 +309,13 @@ def shipped_policy(shipped: Path = ARTIFACTS) -> Policy | None:
         return None
     version = resolve(shipped, CHAMPION)
     return Policy.from_dict(_trusted_manifest(shipped, version)[1]["policy"])
+
+
+def _feature_schema(features: Sequence[str]) -> dict[str, Any]:
+    """Unit of each feature in the order of the fitted parts, and a hash that changes with any name, unit or place."""
+    units = [unit_of(name) for name in features]
+    schema = {"dtype": "float64", "names": list(features), "units": units}
+    return {"dtype": "float64", "units": units, "sha256": hashlib.sha256(_json(schema)).hexdigest()}
 
 
 def _listing(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -376,6 +406,18 @@ def _check_versions(version: str, manifest: Mapping[str, Any]) -> None:
     here = str(sklearn.__version__)
     if made_with.split(".")[:2] != here.split(".")[:2]:
         raise RegistryError(f"model {version!r} was made with scikit-learn {made_with}, here is {here}: train it again")
+
+
+def _unpickle(version: str, contents: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Model:
+    """Load a model from verified bytes, and see that it forecasts here what it forecast where it was made."""
+    parts = joblib.load(io.BytesIO(contents[MODEL]))
+    try:
+        forecaster = Forecaster.from_dict(manifest["forecaster"], parts, version)
+        policy = Policy.from_dict(manifest["policy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RegistryError(f"model {version!r}: {MANIFEST} lacks or garbles {error}") from None
+    _check_golden(forecaster, contents[GOLDEN])
+    return Model(version, forecaster, policy, manifest)
 
 
 def _check_golden(forecaster: Forecaster, golden: bytes) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 
 from models import baselines, registry, signing
 from models.card import model_card
+from models.data_card import data_card
 from models.evaluate import compare, evaluate, table
 from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
-from models.labels import FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.labels import HORIZON_DAYS, FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
 from models.policy import BUDGET_PER_GATE_YEAR, NEVER, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
 from pipeline.dataset import Dataset
 from pipeline.errors import BadInput
@@ -130,7 +131,7 @@ def train(
     say("test", 0, 1)
     reports = _test(forecaster, policy, teaching, testing, history, observed_until, hoist_types(dataset), seed)
     say("test", 1, 1)
-    training = _training_facts(dataset, teaching, history, split, name, seed)
+    training = _training_facts(dataset, teaching, history, split, observed_until, name, seed, settings)
     if training["simulated"]:
         # nobody's site is a simulation: wherever this model serves, its threshold comes from elsewhere
         policy = replace(policy, calibrated_here=False)
@@ -142,6 +143,7 @@ def train(
         training=training,
         metrics=reports,
         card=model_card(name, training, policy.as_dict(), reports),
+        data_card=data_card(name, dataset, rows, history, observed_until, split, training["data_sha256"]),
         golden_rows=_golden_rows(forecaster, testing),
         created_at=created_at.isoformat() if created_at else None,
     )
@@ -414,7 +416,14 @@ def _judge_baselines(
 
 
 def _training_facts(
-    dataset: Dataset, teaching: pd.DataFrame, history: History, split: Split, name: str, seed: int
+    dataset: Dataset,
+    teaching: pd.DataFrame,
+    history: History,
+    split: Split,
+    observed_until: Mapping[str, datetime],
+    name: str,
+    seed: int,
+    settings: Settings | None,
 ) -> dict[str, Any]:
     days = teaching[["gate_id", "as_of"]].drop_duplicates()
     first = teaching["as_of"].min()
@@ -425,6 +434,10 @@ def _training_facts(
         "source": dataset.source,
         "simulated": "simul" in dataset.source.lower(),
         "seed": seed,
+        "settings": asdict(settings or Settings()),
+        "target": "first failure of the component after as_of; a repair or replacement before it censors",
+        "horizon_days": HORIZON_DAYS,
+        "labels_until": max(observed_until.values()).isoformat(),
         "first_as_of": first.isoformat(),
         "development_until": split.development_until.isoformat(),
         "test_from": split.test_from.isoformat(),

@@ -121,6 +121,34 @@ duration and ambient explain; ``dev`` is the mean of the last 3 days, slopes are
 baseline's own scatter.
 """
 
+_UNITS = {
+    "temperature_contrast": "K",
+    "vibration_level_mm_s": "mm/s",
+    "temperature_level_c": "degC",
+    "minutes_7d": "min",
+    "minutes_28d": "min",
+    "ambient_7d": "degC",
+    "head_7d": "m",
+    "cycle_days": "d",
+    "days_since_operation": "d",
+    "days_since_visit": "d",
+    "gate_age_years": "a",
+}
+
+
+def unit_of(feature: str) -> str:
+    """Unit of a feature: ``1`` for log ratios, multiples of the scatter, shares, counts and flags; ``/d`` is per day."""
+    group, _, name = feature.partition("_")
+    if feature in _UNITS:
+        return _UNITS[feature]
+    if name.endswith("a_year"):
+        return "1/a"
+    if name == "days_over":
+        return "d"
+    size = "K" if group == "temperature" and name.startswith(("dev", "slope", "diff", "fall", "rate")) else "1"
+    return f"{size}/d" if name.startswith(("slope", "rate")) else size
+
+
 MIN_CYCLE_DAYS = 10
 MAX_IDLE_DAYS = 7
 _BASELINE_AGES = (0, 10, 15, 20, 30)

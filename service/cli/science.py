@@ -147,14 +147,14 @@ def models_show(version: str, registry: Path) -> None:
 @click.argument("version")
 @registry_option
 def models_verify(version: str, registry: Path) -> None:
-    """Check every file of a version against its manifest and its golden forecasts.
+    """Check a version's signature, every file against its manifest, its golden forecasts and the headings of its cards.
 
     \b
     sluicewatch models verify champion
     """
     from models import registry as models
 
-    click.echo(f"{models.load(registry, version).version} is whole")
+    click.echo(f"{models.verify(registry, version).version} is whole")
 
 
 @models_group.command(name="promote")

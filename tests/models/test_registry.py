@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joblib.numpy_pickle import NumpyUnpickler
 
 from models import registry, signing
 from models.policy import Policy
 from models.registry import RegistryError
+from service.cli import main
 
 TRAINING = {"data_sha256": "0" * 64, "seed": 1}
 REPORT = {"model": {"figures": {"ap_14d": {"value": 0.4, "low": 0.3, "high": 0.5}}}}
@@ -35,7 +37,7 @@ def stored(forecaster, golden, tmp_path_factory):
     return folder
 
 
-def write(folder, version, forecaster, golden):
+def write(folder, version, forecaster, golden, card="# Model card\n", data_card="# Data card\n"):
     return registry.save(
         folder,
         version,
@@ -43,7 +45,8 @@ def write(folder, version, forecaster, golden):
         policy=Policy(0.3, tuned_gate_years=70.0, calibrated_here=True),
         training=TRAINING,
         metrics=REPORT,
-        card="# Model card\n",
+        card=card,
+        data_card=data_card,
         golden_rows=golden,
     )
 
@@ -243,6 +246,38 @@ def test_every_file_is_opened_once_and_unpickled_from_those_bytes(stored):
     opened = [Path(event[1]).name for event in WATCH.events if event[0] == "open" and "/v1/" in event[1]]
     assert sorted(opened) == sorted(file.name for file in (stored / "v1").iterdir())
     assert any("sklearn" in module for _, module, _ in WATCH.unpickled())
+
+
+WHOLE = {
+    "card": "# M\n\n## Intended use\n\n## Training data\n\n## Figures\n\n## Alarm threshold\n\n## Known weaknesses\n\n"
+    "## How to remake it\n",
+    "data_card": "# D\n\n## Source\n\n## Licence\n\n## Window\n\n## Missingness\n\n## Label process\n\n## Class counts\n",
+}
+
+
+def test_verifying_asks_for_both_cards_with_all_their_headings(folder, forecaster, golden):
+    write(folder, "whole", forecaster, golden, **WHOLE)
+    write(folder, "no-labels", forecaster, golden, **WHOLE | {"data_card": WHOLE["data_card"].replace("## Label", "Label")})
+    files = json.loads((folder / "v1" / "manifest.json").read_text())["files"]
+    (folder / "v1" / "data_card.md").unlink()
+    relist(folder / "v1", files={name: listed for name, listed in files.items() if name != "data_card.md"})
+
+    assert registry.verify(folder, "whole").version == "whole"
+    with pytest.raises(RegistryError, match="'no-labels': data_card.md lacks the headings Label process$"):
+        registry.verify(folder, "no-labels")
+    with pytest.raises(RegistryError, match="'v1': model_card.md lacks the headings Intended use, "):
+        registry.verify(folder, "v1")
+    answer = CliRunner().invoke(main, ["models", "verify", "no-labels", "--registry", str(folder)])
+    assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
+
+
+def test_the_manifest_gives_every_feature_its_unit(stored, forecaster):
+    schema = registry.load(stored, "v1").manifest["feature_schema"]
+
+    units = dict(zip(forecaster.features, schema["units"], strict=True))
+    assert (units["vibration_level_mm_s"], units["temperature_dev"], units["vibration_slope_7d"]) == ("mm/s", "K", "1/d")
+    swapped = registry._feature_schema([*forecaster.features[1:], forecaster.features[0]])
+    assert swapped["sha256"] != schema["sha256"]
 
 
 def test_a_model_of_another_machine_loads_once_its_key_is_trusted(stored, tmp_path):

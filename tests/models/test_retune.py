@@ -58,6 +58,7 @@ def saved(folder, name, shipped, **training):
         training=dict(shipped.manifest["training"]) | training,
         metrics={},
         card="# Model card: of a test\n",
+        data_card="# Data card\n",
         golden_rows=golden,
     )
 

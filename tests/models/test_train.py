@@ -1,7 +1,9 @@
 """From a simulated dataset folder to a registered model, and back again."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -77,7 +79,10 @@ def test_the_manifest_tells_how_to_remake_it(candidate, dataset):
     assert manifest["training"]["data_sha256"] == data_sha256(dataset)
     assert manifest["training"]["seed"] == 3
     assert manifest["forecaster"]["horizons_d"][-1] == 21
-    assert set(manifest["files"]) == {"model.joblib", "metrics.json", "model_card.md", "golden.parquet"}
+    assert set(manifest["files"]) == {"model.joblib", "metrics.json", "model_card.md", "data_card.md", "golden.parquet"}
+    assert manifest["training"]["settings"] == asdict(QUICK)
+    assert manifest["made_with"]["sluicewatch"] == version("sluicewatch")
+    assert len(manifest["feature_schema"]["units"]) == len(manifest["forecaster"]["features"])
     assert manifest["created_at"] is None
 
 
@@ -110,6 +115,10 @@ def test_the_card_says_simulated_next_to_every_figure(candidate, folder):
         assert strata
         for name, row in strata.items():
             assert f"| {name} | {row['failures']} | " in card
+
+
+def test_a_trained_model_has_both_cards_whole(candidate, folder):
+    assert registry.verify(folder, "v1").version == "v1"
 
 
 def test_the_table_has_the_model_beside_the_baselines(candidate):

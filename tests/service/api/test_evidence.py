@@ -97,6 +97,7 @@ def scored(forecaster: Forecaster, tmp_path_factory: pytest.TempPathFactory) -> 
         training={"data_sha256": "0" * 64},
         metrics={},
         card="# Model card\n",
+        data_card="# Data card\n",
         golden_rows=golden,
     )
     engine = historian.connect(f"sqlite:///{folder / 'gates.sqlite'}")
