@@ -2,9 +2,11 @@
 
 ``<registry>/<version>/`` holds ``model.joblib``, ``metrics.json``, ``model_card.md``, ``data_card.md`` and
 ``golden.parquet``, ``manifest.json`` that lists them with their hashes, and ``manifest.sig`` that signs it;
-``aliases.json`` names the ``champion`` and the ``previous`` one. joblib executes what it loads. So every file is read once;
-the manifest's bytes must be signed by a key that `models.signing` trusts here (the shipped champion's have their hash in
-this module instead), the other files must be what the manifest lists, and only those same bytes are unpickled.
+``aliases.json`` names the ``champion`` and the ``previous`` one, ``promotions.jsonl`` says who changed that and why.
+
+joblib executes what it loads. So every file is read once; the manifest's bytes must be signed by a key that
+`models.signing` trusts here (the shipped champion's have their hash in this module instead), the other files must be what
+the manifest lists, and only those same bytes are unpickled.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ MANIFEST, SIGNATURE, MODEL, METRICS, CARD, DATA_CARD, GOLDEN = (
     "golden.parquet",
 )
 ALIASES = "aliases.json"
+PROMOTIONS = "promotions.jsonl"
 CHAMPION, PREVIOUS = "champion", "previous"
 GOLDEN_TOLERANCE = 1e-6
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -268,7 +271,10 @@ def list_versions(registry: Path) -> list[Listed]:
 
 
 def promote(registry: Path, version: str) -> Model:
-    """Make a version the champion after loading it once; the champion so far becomes `previous`."""
+    """Make a version the champion after loading it once; the champion so far becomes `previous`.
+
+    This is the switch. Whether a model deserves it is asked in `models.promotion`, by which people go.
+    """
     model = load(registry, version)
     now = aliases(registry)
     if now.get(CHAMPION) != model.version:
@@ -284,6 +290,16 @@ def rollback(registry: Path) -> Model:
     if PREVIOUS not in now or CHAMPION not in now:
         raise RegistryError(f"{registry} has no previous champion to go back to")
     return promote(registry, now[PREVIOUS])
+
+
+def append_promotion(registry: Path, facts: Mapping[str, Any]) -> None:
+    """Append a line to the record of promotions; nothing here changes or deletes one."""
+    line = json.dumps(facts, ensure_ascii=False) + "\n"
+    descriptor = os.open(registry / PROMOTIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(line.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def seed(registry: Path, shipped: Path = ARTIFACTS) -> str:

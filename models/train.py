@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -111,7 +111,7 @@ def train(
         rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs, compact=True)
     if rows.empty:
         raise TrainingError("the dataset has no readings to make features of")
-    observed_until = _ends_of(rows)
+    observed_until = ends_of(rows)
     history = History(dataset.maintenance)
     failures = failures_per_gate(dataset.maintenance, sorted(observed_until))
     first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
@@ -280,7 +280,7 @@ def _midnight_after(instant: Any) -> datetime:
     return (moment.floor("D") + pd.Timedelta(days=1)).to_pydatetime()
 
 
-def _ends_of(rows: pd.DataFrame) -> dict[str, datetime]:
+def ends_of(rows: pd.DataFrame) -> dict[str, datetime]:
     """As `record_ends`, from the feature rows of whole records: the last ``as_of`` is the midnight after the last reading."""
     last = rows.groupby("gate_id")["as_of"].max()
     return {str(gate_id): instant.to_pydatetime() for gate_id, instant in last.items()}
@@ -496,19 +496,20 @@ def backtest(
     say = progress or _silent
     rows = from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
     forecasts = model.forecaster.predict(rows)
-    learnt_from = sorted(_learnt_gates(dataset, model.manifest["training"], from_) & set(forecasts["gate_id"]))
+    training = model.manifest["training"]
+    learnt_from: list[str] = []
+    if from_ <= datetime.fromisoformat(training["development_until"]):
+        learnt_from = sorted(learnt_gates(dataset.gate_ids, data_sha256(dataset), training) & set(forecasts["gate_id"]))
     forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from}
     return forecasts
 
 
-def _learnt_gates(dataset: Dataset, training: Mapping[str, Any], from_: datetime) -> set[str]:
-    """Gates of a dataset that a model learnt from, in the time it learnt from."""
-    if from_ > datetime.fromisoformat(training["development_until"]):
-        return set()
-    if data_sha256(dataset) == training["data_sha256"]:
-        return set(dataset.gate_ids) - set(training["test_gates"])
+def learnt_gates(gate_ids: Sequence[str], data_sha256: str, training: Mapping[str, Any]) -> set[str]:
+    """Gates of a dataset, known by its hash, that a model learnt from at any time."""
+    if data_sha256 == training["data_sha256"]:
+        return set(gate_ids) - set(training["test_gates"])
     # a site's record has grown since; simulated gates share their names with every other simulated fleet
-    return set() if training["simulated"] else set(training.get("learnt_gates", ()))
+    return set() if training["simulated"] else set(training.get("learnt_gates", ())) & set(gate_ids)
 
 
 def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
