@@ -228,19 +228,34 @@ def _inside(at_ms: IntArray, intervals_ms: IntArray) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Who learns and who is asked: whole gates, and the asked ones later in time.
+    """Who learns and who is asked: whole gates, and the asked ones later in time. Another split is refused.
 
     Attributes
     ----------
     development, test : gate ids, disjoint
     development_until : last as_of that may teach
-    test_from : first as_of that is tested; at least the embargo later
+    test_from : first as_of that is tested; at least the horizon later
+
+    Raises
+    ------
+    LabelError
+        A gate would both teach and be tested, or a label that teaches would look into the tested time.
     """
 
     development: frozenset[str]
     test: frozenset[str]
     development_until: datetime
     test_from: datetime
+
+    def __post_init__(self) -> None:
+        both = sorted(self.development & self.test)
+        if both:
+            raise LabelError(f"a gate must not both teach and be tested, its days are nearly copies of each other; got {both[0]}")
+        if self.test_from - self.development_until < timedelta(days=HORIZON_DAYS):
+            raise LabelError(
+                f"the test must start {HORIZON_DAYS} days after the last day that teaches, or later; "
+                f"got {self.development_until:%Y-%m-%d} and {self.test_from:%Y-%m-%d}"
+            )
 
     def teaches(self, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
         """Mask of the rows that may teach."""
@@ -276,8 +291,6 @@ def hold_out(
     LabelError
         Fewer than two gates, an embargo below the horizon, or a record too short to hold back a part of it.
     """
-    if embargo < timedelta(days=HORIZON_DAYS):
-        raise LabelError(f"embargo must be at least the horizon of {HORIZON_DAYS} days; got {embargo.days} days")
     if len(failures) < 2:
         raise LabelError(f"at least 2 gates are needed to hold out whole gates; got {len(failures)}")
     days = (last - first).days

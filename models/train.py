@@ -27,6 +27,7 @@ from models.data_card import data_card
 from models.evaluate import compare, evaluate, table
 from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
 from models.labels import HORIZON_DAYS, FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.leaks import refuse_leaks
 from models.policy import BUDGET_PER_GATE_YEAR, NEVER, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
 from pipeline.dataset import Dataset
 from pipeline.errors import BadInput
@@ -101,8 +102,8 @@ def train(
     Raises
     ------
     BadInput
-        The dataset has too few gates, days or failures, the name is taken, or the key that would sign is not trusted; one
-        line says which.
+        The dataset has too few gates, days or failures, a feature looks ahead, the name is taken, or the key that would
+        sign is not trusted; one line says which.
     """
     registry.check_free(registry_dir, name)
     signing.ready(signing.keys_of(registry_dir))
@@ -114,6 +115,7 @@ def train(
     observed_until = ends_of(rows)
     history = History(dataset.maintenance)
     failures = failures_per_gate(dataset.maintenance, sorted(observed_until))
+    refuse_leaks(dataset, rows, failures, progress=lambda done, of: say("look for leaks", done, of))
     first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
     split = hold_out(failures, first, last, seed=seed)
     teaching = rows[split.teaches(rows)].reset_index(drop=True)

@@ -252,9 +252,18 @@ def _of_gate(dataset: Dataset, as_ofs: Sequence[datetime] | None, quantities: Se
     return build(history, _midnights(history.days) if as_ofs is None else as_ofs)
 
 
-def history_of(dataset: Dataset, gate_id: str, quantities: Sequence[str] | None = None) -> GateHistory:
-    """Cut one gate's readings (of some `quantities`) into operations, with its maintenance records beside."""
+def history_of(
+    dataset: Dataset, gate_id: str, quantities: Sequence[str] | None = None, before: datetime | None = None
+) -> GateHistory:
+    """Cut one gate's readings (of some `quantities`) into operations, with its maintenance records beside.
+
+    `before` an instant, it is what was known then: nothing that happened at it or later.
+    """
     readings = dataset.readings(gate_id)
+    records = dataset.maintenance[dataset.maintenance["gate_id"] == gate_id]
+    if before is not None:
+        readings, records = readings[readings["ts"] < before], records[records["started_at"] < before]
+        records = records.assign(ended_at=records["ended_at"].where(records["ended_at"] < before))
     if quantities is not None:
         kept = [name for name in readings.columns if quantity_of(name) in quantities]
         readings = readings[["ts", *kept]].dropna(how="all", subset=kept)
@@ -264,7 +273,6 @@ def history_of(dataset: Dataset, gate_id: str, quantities: Sequence[str] | None 
         *dataset.components.loc[dataset.components["gate_id"] == gate_id, "component"],
         *dataset.channels.loc[dataset.channels["gate_id"] == gate_id, "component"],
     }
-    records = dataset.maintenance[dataset.maintenance["gate_id"] == gate_id]
     declared = [channel for channel in dataset.declared(gate_id) if channel.interval_s is not None]
     return GateHistory(
         gate_id=gate_id,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.labels import LabelError, gate_folds, hold_out, label, outcome
+from models.labels import LabelError, Split, gate_folds, hold_out, label, outcome
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -154,13 +154,26 @@ def test_the_split_holds_out_whole_gates_later_than_the_embargo():
 
 @pytest.mark.parametrize(
     ("gates", "days", "embargo_d", "message"),
-    [(1, 200, 21, "at least 2 gates"), (5, 25, 21, "record must be longer"), (5, 200, 14, "embargo must be at least")],
+    [
+        (1, 200, 21, "at least 2 gates"),
+        (5, 25, 21, "record must be longer"),
+        (5, 200, 14, "must start 21 days after the last day that teaches"),
+    ],
 )
 def test_what_cannot_be_held_out_is_refused(gates, days, embargo_d, message):
     failures = {f"G{n}": 1 for n in range(gates)}
 
     with pytest.raises(LabelError, match=message):
         hold_out(failures, at(0), at(days), seed=0, embargo=timedelta(days=embargo_d))
+
+
+def test_a_split_by_random_rows_cannot_be_had():
+    gates = frozenset({"A", "B"})
+
+    with pytest.raises(LabelError, match="a gate must not both teach and be tested, .*; got B"):
+        Split(gates, frozenset({"B"}), at(100), at(150))
+    with pytest.raises(LabelError, match="the test must start 21 days after the last day that teaches, or later; got"):
+        Split(frozenset({"A"}), frozenset({"B"}), at(100), at(120))
 
 
 @given(st.dictionaries(st.text("ABCD", min_size=1, max_size=4), st.integers(0, 5), min_size=2, max_size=20), st.integers(2, 6))
