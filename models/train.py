@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline
 from models import baselines, registry, signing
 from models.card import model_card
 from models.data_card import data_card
@@ -86,6 +87,7 @@ def train(
     settings: Settings | None = None,
     created_at: datetime | None = None,
     jobs: int = 1,
+    cache: Path | None = None,
 ) -> Candidate:
     """Train on a dataset and register the result as a new version.
 
@@ -98,6 +100,8 @@ def train(
     rows : feature rows of this dataset, when they are at hand already
     created_at : stored in the manifest; left out, the manifest too is the same each time
     jobs : processes that make feature rows; the result is the same
+    cache : folder that keeps feature rows, so that a training that was cut short, or another one on the same dataset, need
+        not make them again; they are found by the hashes of the dataset and of the code that made them
 
     Raises
     ------
@@ -108,8 +112,10 @@ def train(
     registry.check_free(registry_dir, name)
     signing.ready(signing.keys_of(registry_dir))
     say = progress or _silent
+    sha256 = data_sha256(dataset)
+    keep = None if cache is None else cache / f"{sha256[:16]}-{_feature_code_sha256()[:16]}"
     if rows is None:
-        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs, compact=True)
+        rows = from_dataset(dataset, progress=lambda done, of: say("features", done, of), jobs=jobs, compact=True, keep=keep)
     if rows.empty:
         raise TrainingError("the dataset has no readings to make features of")
     observed_until = ends_of(rows)
@@ -121,7 +127,7 @@ def train(
     teaching = rows[split.teaches(rows)].reset_index(drop=True)
     testing = rows[split.tests(rows)].reset_index(drop=True)
 
-    bare = _bare_rows(dataset, split, jobs, say)
+    bare = _bare_rows(dataset, split, jobs, say, None if keep is None else keep / "poorer-stations")
     forecaster, out_of_fold = _fit_and_calibrate(teaching, bare, history, observed_until, failures, seed, settings, say, jobs)
     forecaster = replace(forecaster, version=name)
     shipped = registry.shipped_policy()
@@ -133,7 +139,7 @@ def train(
     say("test", 0, 1)
     reports = _test(forecaster, policy, teaching, testing, history, observed_until, hoist_types(dataset), seed)
     say("test", 1, 1)
-    training = _training_facts(dataset, teaching, history, split, observed_until, name, seed, settings)
+    training = _training_facts(dataset, sha256, teaching, history, split, observed_until, name, seed, settings)
     if training["simulated"]:
         # nobody's site is a simulation: wherever this model serves, its threshold comes from elsewhere
         policy = replace(policy, calibrated_here=False)
@@ -292,7 +298,7 @@ def _silent(stage: str, done: int, of: int) -> None:
     """Nobody is watching."""
 
 
-def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress) -> pd.DataFrame:
+def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress, keep: Path | None) -> pd.DataFrame:
     """Some of the teaching gates once more, as a station with nothing but `BARE` would see them.
 
     Stations differ in what they measure; a model that has only seen rich ones makes nonsense of poor ones.
@@ -307,6 +313,7 @@ def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress) -> pd.D
         gate_ids=shared,
         quantities=BARE,
         compact=True,
+        keep=keep,
     )
     return rows[split.teaches(rows)] if len(rows) else rows
 
@@ -419,6 +426,7 @@ def _judge_baselines(
 
 def _training_facts(
     dataset: Dataset,
+    sha256: str,
     teaching: pd.DataFrame,
     history: History,
     split: Split,
@@ -432,7 +440,7 @@ def _training_facts(
     until_ms = split.development_until.timestamp() * 1000
     n_failures = sum(int((history.unit(gate_id, "").failures_ms <= until_ms).sum()) for gate_id in split.development)
     return {
-        "data_sha256": data_sha256(dataset),
+        "data_sha256": sha256,
         "source": dataset.source,
         "simulated": "simul" in dataset.source.lower(),
         "seed": seed,
@@ -450,6 +458,15 @@ def _training_facts(
         "test_gates": sorted(split.test),
         "command": f"sluicewatch train {dataset.path.name} --registry REGISTRY --name {name} --seed {seed}",
     }
+
+
+def _feature_code_sha256() -> str:
+    """Hash of all that makes a feature row of a dataset: the modules of `pipeline` and the libraries they calculate with."""
+    digest = hashlib.sha256(json.dumps(registry.versions_in_use(), sort_keys=True).encode())
+    digest.update(f"pandas {pd.__version__} pyarrow {pa.__version__}".encode())
+    for file in sorted(Path(pipeline.__file__).parent.glob("*.py")):
+        digest.update(f"\n{file.name} ".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def data_sha256(dataset: Dataset) -> str:

@@ -8,15 +8,20 @@ as of T knows nothing that happened at T or later.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache, partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import sensor_health
 from pipeline.baseline import filled, house, ridge, rise
@@ -208,6 +213,7 @@ def from_dataset(
     gate_ids: Sequence[str] | None = None,
     quantities: Sequence[str] | None = None,
     compact: bool = False,
+    keep: Path | None = None,
 ) -> pd.DataFrame:
     """Feature rows of the gates of a dataset at each of `as_ofs` (default: every midnight their readings cover).
 
@@ -217,6 +223,8 @@ def from_dataset(
     gate_ids : these gates only
     quantities : as a station would see it that measures nothing but these
     compact : hold features in single precision, which is enough to learn from
+    keep : folder that keeps each gate's rows once they are made, so that a run that was cut short goes on where it
+        stopped; whoever names it answers for it that dataset, code and these parameters are the same
 
     Returns
     -------
@@ -225,9 +233,13 @@ def from_dataset(
     """
     parts = []
     gate_ids = dataset.gate_ids if gate_ids is None else gate_ids
-    for done, rows in enumerate(_each_gate(gate_ids, partial(_of_gate, dataset, as_ofs, quantities), jobs), start=1):
+    work = partial(_of_gate, dataset, as_ofs, quantities, compact)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        work = partial(_kept, keep, work)
+    for done, rows in enumerate(_each_gate(gate_ids, work, jobs), start=1):
         if len(rows):
-            parts.append(_compact(rows) if compact else rows)
+            parts.append(rows)
         if progress is not None:
             progress(done, len(gate_ids))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, *FEATURES])
@@ -245,11 +257,33 @@ def _each_gate(gate_ids: Sequence[str], work: Callable[[str], pd.DataFrame], job
         yield from pool.map(work, gate_ids, chunksize=4)
 
 
-def _of_gate(dataset: Dataset, as_ofs: Sequence[datetime] | None, quantities: Sequence[str] | None, gate_id: str) -> pd.DataFrame:
+def _of_gate(
+    dataset: Dataset, as_ofs: Sequence[datetime] | None, quantities: Sequence[str] | None, compact: bool, gate_id: str
+) -> pd.DataFrame:
     history = history_of(dataset, gate_id, quantities)
     if not len(history.days):
-        return pd.DataFrame()
-    return build(history, _midnights(history.days) if as_ofs is None else as_ofs)
+        return pd.DataFrame(columns=[*_KEYS, *FEATURES])
+    rows = build(history, _midnights(history.days) if as_ofs is None else as_ofs)
+    return _compact(rows) if compact else rows
+
+
+def _kept(folder: Path, work: Callable[[str], pd.DataFrame], gate_id: str) -> pd.DataFrame:
+    """The rows of a gate as they were kept, else made and kept: whole or not at all, whenever the process dies."""
+    file = folder / f"{gate_id}.parquet"
+    if file.is_file():
+        kept: pd.DataFrame = pq.read_table(file).to_pandas()
+        return kept
+    rows = work(gate_id)
+    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return rows
 
 
 def history_of(

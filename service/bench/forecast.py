@@ -645,8 +645,11 @@ def _training(work: _Work) -> list[Figure]:
     dataset = _fleet(work, sizes.timed_seed, gates=sizes.timed_gates)
     gate_years = sizes.timed_gates * sizes.days / YEAR_DAYS
     target = work.folder / "timed-registry"
-    shutil.rmtree(target, ignore_errors=True)
+    cache = work.folder / "timed-features"
+    for made_before in (target, cache):
+        shutil.rmtree(made_before, ignore_errors=True)
     command = [sys.executable, "-m", "service.cli", "train", str(dataset.path), "--registry", str(target), "--name", "timed"]
+    command += ["--cache", str(cache)]
     started = time.perf_counter()
     done = subprocess.run([*command, "--jobs", str(work.jobs)], check=False, capture_output=True, text=True)
     minutes = (time.perf_counter() - started) / 60.0

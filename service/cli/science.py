@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from pipeline.errors import BadInput
-from service.cli.parts import actor, counted_progress, make_folder, option, registry_option, staged_progress, utc_day, wall
+from service.cli.parts import (
+    DEFAULT_HOME,
+    actor,
+    counted_progress,
+    make_folder,
+    option,
+    registry_option,
+    staged_progress,
+    utc_day,
+    wall,
+)
 
 
 @click.command()
@@ -17,7 +27,14 @@ from service.cli.parts import actor, counted_progress, make_folder, option, regi
 @option("--name", required=True, help="Name of the new version.")
 @option("--seed", type=int, default=0, show_default=True, help="Same data, seed and versions: same predictions.")
 @option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processor cores to use.")
-def train(folder: Path, registry: Path, name: str, seed: int, jobs: int) -> None:
+@option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_HOME / "features",
+    show_default=True,
+    help="Keeps feature rows, so that a training cut short goes on where it stopped; may be deleted.",
+)
+def train(folder: Path, registry: Path, name: str, seed: int, jobs: int, cache: Path) -> None:
     """Train a model on a dataset folder, judge it on gates it has not seen, and register it.
 
     \b
@@ -27,7 +44,9 @@ def train(folder: Path, registry: Path, name: str, seed: int, jobs: int) -> None
     from pipeline.dataset import open_dataset
 
     with staged_progress() as progress:
-        candidate = fit(open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress, jobs=jobs)
+        candidate = fit(
+            open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress, jobs=jobs, cache=cache
+        )
     click.echo(candidate.table)
     click.echo(
         f"registered as {candidate.version} in {registry}; if it is better than the champion, "

@@ -1,9 +1,11 @@
 """From a simulated dataset folder to a registered model, and back again."""
 
 import json
+import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+import pipeline
 from models import registry
 from models.evaluate import evaluate, table
 from models.forecast import COLUMNS, ForecastError, Settings
@@ -26,6 +29,7 @@ from models.train import (
     train,
     write_forecasts,
 )
+from pipeline import features
 from pipeline.dataset import open_dataset
 from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset
@@ -86,11 +90,79 @@ def test_the_manifest_tells_how_to_remake_it(candidate, dataset):
     assert manifest["created_at"] is None
 
 
-def test_the_same_data_and_seed_remake_the_same_files(candidate, dataset, folder, tmp_path):
-    train(dataset, registry_dir=tmp_path, name="v1", seed=3, settings=QUICK)
+def test_the_manifest_alone_is_enough_to_remake_the_same_files(dataset, folder, candidate, tmp_path):
+    manifest = json.loads((folder / "v1" / "manifest.json").read_text())
+    training = manifest["training"]
+    assert training["data_sha256"] == data_sha256(dataset)
+    assert manifest["made_with"] == registry.versions_in_use()
+
+    remade = train(
+        dataset,
+        registry_dir=tmp_path,
+        name=manifest["version"],
+        seed=training["seed"],
+        settings=Settings(**training["settings"]),
+        budget_per_gate_year=manifest["policy"]["budget_per_gate_year"],
+        cache=tmp_path / "cache",
+    )
 
     for file in sorted({*(folder / "v1").iterdir()} - {folder / "v1" / registry.SIGNATURE}):  # signed by another key there
         assert (tmp_path / "v1" / file.name).read_bytes() == file.read_bytes(), file.name
+    day = START + timedelta(days=250)
+    assert backtest(dataset, remade.model, day, day)["p_14d"].equals(backtest(dataset, candidate.model, day, day)["p_14d"])
+
+
+def test_a_training_that_was_cut_short_goes_on_where_it_stopped(dataset, folder, tmp_path, monkeypatch):
+    cache, made, build = tmp_path / "cache", [], features.build
+
+    def counted(history, as_ofs):
+        made.append(history.gate_id)
+        return build(history, as_ofs)
+
+    def cut_short(stage, done, of):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, registry_dir=tmp_path, name="v1", seed=3, settings=QUICK, cache=cache, progress=cut_short)
+    (kept,) = cache.iterdir()
+    before = sorted(file.stem for file in kept.glob("*.parquet"))
+    monkeypatch.setattr(features, "build", counted)
+    train(dataset, registry_dir=tmp_path, name="v1", seed=3, settings=QUICK, cache=cache)
+
+    assert before == dataset.gate_ids[:5]
+    assert made[:3] == dataset.gate_ids[5:]
+    assert (tmp_path / "v1" / "model.joblib").read_bytes() == (folder / "v1" / "model.joblib").read_bytes()
+    made.clear()
+    train(dataset, registry_dir=tmp_path, name="v2", seed=4, settings=QUICK, cache=cache)
+    n_looked_at = 3 * 3  # for leaks: three gates from everything, and on two days each
+    assert len(made) <= n_looked_at + len(dataset.gate_ids) // 2  # poorer stations: another seed, other gates
+
+
+def test_kept_rows_are_not_used_for_other_data_or_other_code(dataset, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+
+    def stop(stage, done, of):
+        raise KeyboardInterrupt
+
+    def begin():
+        with pytest.raises(KeyboardInterrupt):
+            train(open_dataset(copy), registry_dir=tmp_path / "r", name="v1", cache=cache, progress=stop)
+
+    copy = shutil.copytree(dataset.path, tmp_path / "copy")
+    begin()
+    begin()
+    assert len(list(cache.iterdir())) == 1
+    with (copy / "maintenance.csv").open("a") as stream:
+        stream.write("\n")
+    begin()
+    assert len(list(cache.iterdir())) == 2
+    shutil.copytree(Path(pipeline.__file__).parent, tmp_path / "pipeline")
+    with (tmp_path / "pipeline" / "trends.py").open("a") as stream:
+        stream.write("# another\n")
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline" / "__init__.py"))
+    begin()
+    assert len(list(cache.iterdir())) == 3
 
 
 def test_too_little_history_keeps_the_shipped_threshold_and_says_so(candidate, folder):

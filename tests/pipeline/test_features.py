@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ import pytest
 
 from pipeline import features
 from pipeline.cycles import cycle_state
+from pipeline.dataset import open_dataset
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS
+from pipeline.simulator import write_dataset
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 START_MS = int(START.timestamp() * 1000)
@@ -286,3 +289,18 @@ def test_a_channel_that_showed_one_value_all_through_its_baseline_is_no_evidence
 
     assert np.isnan(row["velocity_z"])
     assert np.isfinite(row["temperature_z"])
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_kept_rows_are_the_rows_that_were_made(tmp_path: Path, compact: bool) -> None:
+    write_dataset(tmp_path / "fleet", gates=2, days=40, seed=8, heartbeat_min=60)
+    (tmp_path / "fleet" / "readings" / "DSH-S1-G2.parquet").unlink()  # a gate that has sent nothing yet
+    dataset = open_dataset(tmp_path / "fleet")
+    made = features.from_dataset(dataset, compact=compact)
+
+    keeping = features.from_dataset(dataset, compact=compact, keep=tmp_path / "kept")
+    kept = features.from_dataset(dataset, compact=compact, keep=tmp_path / "kept")
+
+    pd.testing.assert_frame_equal(keeping, made, check_exact=True)
+    pd.testing.assert_frame_equal(kept, made, check_exact=True)
+    assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == [f"{gate_id}.parquet" for gate_id in dataset.gate_ids]
