@@ -1,12 +1,12 @@
 # `make demo`, `make test` and `make check` are all anyone must know.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench champion lock
+.PHONY: help demo test check faults bench champion lock
 BIN := .venv/bin
 # Two threads of one process on a busy machine take a thousand times longer to score than one.
 export OMP_NUM_THREADS := 1
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-8s%s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-9s%s\n' "$$name" "$$what"; done
 
 demo: .venv/runtime  ## a basin of simulated gates, all the way to a signed webhook; ARGS=--exit-when-delivered ends by itself
 	$(BIN)/sluicewatch demo $(ARGS)
@@ -20,6 +20,9 @@ check: .venv/dev  ## lint, format, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: .venv/dev  ## kill -9, 200 times at random moments, whatever may be half done; `make test` does it 10 times
+	FAULTS_KILLS=200 $(BIN)/python -m pytest tests/faults --timeout 3600 --log-cli-level=INFO $(ARGS)
 
 bench: .venv/dev  ## how fast it is on this machine
 	$(BIN)/sluicewatch bench $(ARGS)
