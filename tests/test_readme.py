@@ -24,7 +24,9 @@ def test_the_figures_are_those_of_the_shipped_model() -> None:
     assert table(metrics) in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "sample_data/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "sample_data/README.md", "docs/retraining.md"]
+)
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
     file = ROOT / page
 
