@@ -71,7 +71,8 @@ def test_the_worked_files_are_one_day_of_two_simulated_gates(tmp_path: Path) -> 
     export(open_dataset(tmp_path / "fleet"), tmp_path / "historian")
 
     for name in ("export.csv", "tags.csv"):
-        assert (EXAMPLES / name).read_text() == (tmp_path / "historian" / name).read_text()
+        made = (tmp_path / "historian" / name).read_text()
+        assert (EXAMPLES / name).read_text() == made, f"the simulator has changed: take {tmp_path}/historian/{name}"
 
 
 def test_what_was_exported_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
