@@ -23,6 +23,7 @@ from pipeline.errors import BadInput
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, quantity_of
 from pipeline.simulator.truth import FILE, read_truth
+from pipeline.spectra import ZONES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +41,6 @@ STOP_WITHIN_MS = 2 * 60_000
 MEDIAN_OVER = timedelta(days=7)
 SPARSE_MS = 8 * DAY_MS
 """Runs further apart than this are not joined by a line; a gate that is only exercised runs once a week."""
-
-ZONES_MM_S: Mapping[str, tuple[float, float, float]] = {"I": (0.71, 1.8, 4.5), "II": (1.12, 2.8, 7.1), "III": (1.8, 4.5, 11.2)}
-"""ISO 10816-1: boundaries A/B, B/C and C/D by class. Made for machines that run for hours, so only indicative here."""
 
 SUFFIXES: Mapping[str, Mapping[str, None]] = {
     ".png": {"Software": None},
@@ -350,7 +348,8 @@ def _panels(view: _View) -> list[tuple[float, Panel]]:
 
 
 def _draw_velocity(axes: Axes, view: _View) -> None:
-    boundaries = ZONES_MM_S.get(str(view.motor.get("iso_class", "")).upper(), ())
+    zones = ZONES.get(str(view.motor.get("iso_class", "")).upper())
+    boundaries = zones.boundaries_mm_s if zones else ()
     _draw_runs(axes, view, view.keys("velocity_rms"), at_least=boundaries[1] * 1.25 if boundaries else 0.0)
     top = axes.get_ylim()[1]
     for name, boundary in zip(("A/B", "B/C", "C/D"), boundaries, strict=False):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -24,6 +23,7 @@ from pipeline.simulator.fleet import MOTORS, Gate
 from pipeline.simulator.signals import GAINS, IMPULSES, SAMPLE, Scene, true_signals
 from pipeline.simulator.streams import Floats, Layer, stream
 from pipeline.simulator.weather import DAY_S
+from pipeline.spectra import Machine
 from pipeline.waveforms import Burst
 
 RATE_HZ, SAMPLES = 12_800.0, 8_192
@@ -54,69 +54,6 @@ MESH_AMPLITUDES = (1.0, 0.5, 0.25)
 """Mesh frequency and its harmonics, relative."""
 
 Race = Literal["outer", "inner"]
-
-
-@dataclass(frozen=True, slots=True)
-class DefectFrequencies:
-    """How often, in Hz, the shaft turns, the cage turns, a ball passes the outer and the inner race, and a ball spins."""
-
-    shaft_hz: float
-    ftf_hz: float
-    bpfo_hz: float
-    bpfi_hz: float
-    bsf_hz: float
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What decides the frequencies of a drive: speed, one rolling bearing, the teeth of the wheel on the same shaft.
-
-    ``ball_mm`` and ``pitch_mm`` are diameters, ``angle_deg`` is the contact angle.
-    """
-
-    speed_rpm: float
-    balls: int
-    ball_mm: float
-    pitch_mm: float
-    angle_deg: float
-    gear_teeth: int
-
-    @property
-    def frequencies(self) -> DefectFrequencies:
-        """The frequencies of its bearing."""
-        return defect_frequencies(self.speed_rpm, self.balls, self.ball_mm, self.pitch_mm, self.angle_deg)
-
-    @property
-    def mesh_hz(self) -> float:
-        """How often two teeth meet."""
-        return self.gear_teeth * self.speed_rpm / 60.0
-
-
-def defect_frequencies(
-    speed_rpm: float, balls: int, ball_mm: float, pitch_mm: float, angle_deg: float = 0.0
-) -> DefectFrequencies:
-    """Return the frequencies of a rolling bearing whose outer race stands still, without slip.
-
-    Examples
-    --------
-    >>> found = defect_frequencies(1800, 9, 7.938, 38.5)  # a 6205
-    >>> round(found.bpfo_hz), round(found.bpfi_hz), round(found.ftf_hz, 1)
-    (107, 163, 11.9)
-
-    References
-    ----------
-    Randall and Antoni (2011), "Rolling element bearing diagnostics: a tutorial", equations 1 to 4.
-    """
-    shaft_hz = speed_rpm / 60.0
-    ratio = ball_mm / pitch_mm * math.cos(math.radians(angle_deg))
-    ftf_hz = shaft_hz / 2.0 * (1.0 - ratio)
-    return DefectFrequencies(
-        shaft_hz=shaft_hz,
-        ftf_hz=ftf_hz,
-        bpfo_hz=balls * ftf_hz,
-        bpfi_hz=balls * shaft_hz / 2.0 * (1.0 + ratio),
-        bsf_hz=pitch_mm / (2.0 * ball_mm) * shaft_hz * (1.0 - ratio**2),
-    )
 
 
 def motor_burst(

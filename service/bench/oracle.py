@@ -25,14 +25,12 @@ from pipeline.simulator import live_gate, make_fleet, write_dataset
 from pipeline.simulator.degradation import SUDDEN
 from pipeline.simulator.oracle import oracle
 from pipeline.simulator.weather import DAY_S
+from pipeline.spectra import ZONES
 from service.bench.report import BenchError, Figure
 
 HORIZON_D = 14
 RESAMPLES = 400
 BINS = (0.0, 0.02, 0.1, 0.3, 0.7, 1.0)
-ZONES_MM_S = {"I": (0.71, 1.8, 4.5), "II": (1.12, 2.8, 7.1)}
-"""Boundaries of the zones A/B, B/C, C/D (ISO 10816-1); indicative, as hoists run for minutes."""
-
 STRUCTURE_GATES, STRUCTURE_DAYS = 300, 1080
 """Size of the fleets, wear without signals, by which the kinds of failures are counted."""
 
@@ -96,12 +94,15 @@ def _measure(folder: Path, model: registry.Model, jobs: int) -> _Fleet:
 
 
 def _zones(dataset: Dataset, levels: pd.DataFrame) -> pd.DataFrame:
-    """The rule as it is used: the zone, A to D as 0 to 3, of the gate's highest vibration velocity, by its motor's class."""
+    """The rule as it is used: the zone, A to D as 0 to 3, of the gate's highest vibration velocity, by its motor's class.
+
+    Indicative, as hoists run for minutes.
+    """
     motors = dataset.components[dataset.components["component"] == "motor"].set_index("gate_id")["iso_class"]
     gates = levels[levels["component"] == ""].copy()
     score = gates["p_14d"].to_numpy(dtype=np.float64)
     velocity_mm_s = baselines.ZONE_LIMIT_MM_S * np.sqrt(score / (1.0 - score))
-    limits = np.array([ZONES_MM_S[iso_class] for iso_class in gates["gate_id"].map(motors)])
+    limits = np.array([ZONES[iso_class].boundaries_mm_s for iso_class in gates["gate_id"].map(motors)])
     zone = (velocity_mm_s[:, None] >= limits).sum(axis=1).astype(np.float64)
     gates["p_14d"] = np.where(np.isfinite(velocity_mm_s), zone, np.nan)
     return gates

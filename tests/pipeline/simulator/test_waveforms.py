@@ -18,14 +18,13 @@ from pipeline.simulator.signals import IMPULSES, Scene, made_s
 from pipeline.simulator.waveforms import (
     RATE_HZ,
     SAMPLES,
-    Machine,
     damaged_race,
-    defect_frequencies,
     gate_machine,
     gearbox_burst,
     motor_burst,
     to_burst,
 )
+from pipeline.spectra import Machine
 from pipeline.waveforms import Burst, decode, encode
 
 Floats = NDArray[np.floating[Any]]
@@ -69,22 +68,6 @@ def worn_motor(seed: int, machine: Machine = MACHINE, bearing_z: float = 0.5, ra
 
 def mean_kurtosis(bursts: list[Floats]) -> float:
     return float(np.mean([stats.kurtosis(burst, fisher=False) for burst in bursts]))
-
-
-def test_a_6205_at_1800_rpm_has_the_frequencies_of_the_check_case() -> None:
-    found = defect_frequencies(1800.0, balls=9, ball_mm=7.938, pitch_mm=38.5)
-
-    assert found.shaft_hz == 30.0
-    assert (round(found.bpfo_hz), round(found.bpfi_hz), round(found.ftf_hz, 1)) == (107, 163, 11.9)
-    # the ball rolls between the races without sliding: pitch / ball x (1 - (ball / pitch)²) / 2 turns for one of the shaft
-    assert found.bsf_hz == pytest.approx(69.66, abs=0.01)
-
-
-def test_a_contact_angle_brings_the_races_closer_to_each_other() -> None:
-    found = defect_frequencies(1200.0, balls=10, ball_mm=10.0, pitch_mm=50.0, angle_deg=60.0)
-
-    # cos 60° = 1/2: the ratio is 0.1
-    assert (found.bpfo_hz, found.bpfi_hz, found.ftf_hz, found.bsf_hz) == pytest.approx((90.0, 110.0, 9.0, 49.5))
 
 
 @pytest.mark.parametrize("bearing_z", [0.1, 0.5, 0.97])
