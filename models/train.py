@@ -475,6 +475,7 @@ def data_sha256(dataset: Dataset) -> str:
     tables = ("dataset.json", "stations.csv", "gates.csv", "components.csv", "channels.csv", "maintenance.csv")
     files = [dataset.path / name for name in tables if (dataset.path / name).is_file()]
     files += sorted(file for file in (dataset.path / "readings").iterdir() if file.is_file())
+    files += sorted((dataset.path / "waveforms").rglob("*.bin"))
     for file in files:
         digest.update(f"{file.relative_to(dataset.path).as_posix()} {file.stat().st_size}\n".encode())
         with file.open("rb") as stream:

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BadInput
 from pipeline.readings import ID_PATTERN, Channel, ReadingError, find_conversion
+from pipeline.spectra import Machine, indicators
+from pipeline.waveforms import Burst, WaveformError, decode
 
 FORMAT = "sluicewatch-dataset/1"
 
@@ -140,15 +142,23 @@ class Dataset:
         -------
         DataFrame
             Column ``ts`` (datetime64[ms, UTC]), sorted and unique, and one float column per channel in the file, named
-            by `Channel.key`. Rows with one ``ts`` are merged channel by channel, the greater of two values staying.
+            by `Channel.key`; among them what `pipeline.spectra.indicators` finds in the gate's bursts, as far as channels.csv
+            declares it. Rows with one ``ts`` are merged channel by channel, the greater of two values staying.
 
         Raises
         ------
         DatasetError
-            A column is not declared in channels.csv, or the times cannot be read.
+            A column is not declared in channels.csv, the times cannot be read, or a burst is none.
         """
-        if gate_id not in self._files:
+        parts = [part for part in (self._measured(gate_id), self._found_in_bursts(gate_id)) if part is not None]
+        if not parts:
             return pd.DataFrame({"ts": pd.Series(dtype="datetime64[ms, UTC]")})
+        return merge_rows(pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0])
+
+    def _measured(self, gate_id: str) -> pd.DataFrame | None:
+        """What the readings file holds, in canonical units, as it stands there."""
+        if gate_id not in self._files:
+            return None
         frame = _read_readings_file(self._files[gate_id])
         declared = {channel.key: channel for channel in self.declared(gate_id)}
         unknown = [name for name in frame.columns if name != "ts" and name not in declared]
@@ -159,7 +169,30 @@ class Dataset:
         for name in frame.columns.drop("ts"):
             conversion = find_conversion(declared[name].quantity, declared[name].unit)
             frame[name] = frame[name].astype("float64") * conversion.factor + conversion.offset
-        return merge_rows(frame)
+        return frame
+
+    def _found_in_bursts(self, gate_id: str) -> pd.DataFrame | None:
+        """What the bursts show of the channels that are declared at their points, a row a burst."""
+        rows = []
+        components = self.components[self.components["gate_id"] == gate_id].set_index("component")
+        for component, point in sorted(
+            {(channel.component, channel.point) for channel in self.declared(gate_id) if channel.point}
+        ):
+            machine = Machine.of(components.loc[component].to_dict()) if component in components.index else Machine()
+            wanted = {
+                channel.quantity: channel.key
+                for channel in self.declared(gate_id)
+                if (channel.component, channel.point) == (component, point)
+            }
+            for file in sorted((self.path / "waveforms" / gate_id / f"{component}.{point}").glob("*.bin")):
+                burst = _read_burst(file, self.path)
+                found = indicators(burst, machine)
+                rows.append({"ts": burst.t, **{key: found[quantity] for quantity, key in wanted.items() if quantity in found}})
+        if not rows:
+            return None
+        frame = pd.DataFrame(rows)
+        frame["ts"] = frame["ts"].astype("datetime64[ms, UTC]")
+        return frame
 
 
 def merge_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +227,7 @@ def open_dataset(path: str | Path, *, need_readings: bool = True) -> Dataset:
     if not gaps:
         _check_tables(tables, gaps)
     files = {} if gaps else _find_readings(folder, tables["gates"])
-    if not gaps and not files and need_readings:
+    if not gaps and not files and need_readings and not (folder / "waveforms").is_dir():
         gaps.append("readings/ holds no file of any gate in gates.csv; write readings/<gate_id>.parquet or .csv")
     if gaps:
         raise DatasetError("\n".join([f"{folder.name} is not a dataset that can be used:", *(f"  - {gap}" for gap in gaps)]))
@@ -352,6 +385,13 @@ def _check_tables(tables: dict[str, pd.DataFrame], gaps: list[str]) -> None:
                 )
     for line in np.flatnonzero(maintenance["ended_at"] < maintenance["started_at"])[:5]:
         gaps.append(f"maintenance.csv line {line + 2}: ended_at lies before started_at")
+
+
+def _read_burst(file: Path, folder: Path) -> Burst:
+    try:
+        return decode(file.read_bytes())
+    except WaveformError as error:
+        raise DatasetError(f"{file.relative_to(folder)}: {error}") from None
 
 
 def _find_readings(folder: Path, gates: pd.DataFrame) -> dict[str, Path]:

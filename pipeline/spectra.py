@@ -67,7 +67,7 @@ class Machine:
     gear_teeth: float = math.nan
 
     @classmethod
-    def of(cls, component: Mapping[str, Any]) -> Machine:
+    def of(cls, component: Mapping[Any, Any]) -> Machine:
         """From a row of components.csv; a contact angle that is not given is 0, any other number not above 0 is not known."""
         names = ("speed_rpm", "bearing_balls", "bearing_ball_mm", "bearing_pitch_mm", "gear_teeth")
         speed_rpm, balls, ball_mm, pitch_mm, teeth = (

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.dataset import DatasetError, merge_rows, open_dataset, write_readings, write_tables
+from pipeline.waveforms import Burst, burst_path, encode
 
 
 def minutes(*offsets: int) -> pd.Series:
@@ -141,3 +142,69 @@ def test_the_same_content_gives_the_same_bytes(folder: Path, tmp_path: Path) -> 
         write_readings(tmp_path / copy, "G2", frame)
 
     assert (tmp_path / "a/readings/G2.parquet").read_bytes() == (tmp_path / "b/readings/G2.parquet").read_bytes()
+
+
+def write_burst(folder: Path, point: str, t: pd.Timestamp, carrier_g: float, depth: float, by_hz: float) -> None:
+    """A carrier of 3,000 Hz whose strength swings by a share `depth` `by_hz` times a second: 0.5 s of it."""
+    t_s = np.arange(6_400) / 12_800.0
+    acceleration_g = carrier_g * (1.0 + depth * np.cos(2 * np.pi * by_hz * t_s)) * np.sin(2 * np.pi * 3_000.0 * t_s)
+    burst = Burst(t.to_pydatetime(), point, "radial", 12_800.0, 1e-4, np.rint(acceleration_g / 1e-4).astype(np.int16))
+    file = folder / burst_path("G1", "motor", point, burst.t)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode(burst))
+
+
+def declare_bearing(folder: Path, *quantities: str) -> None:
+    with (folder / "channels.csv").open("a", encoding="utf-8") as file:
+        for quantity in quantities:
+            file.write(f"G1,motor,{quantity},{'g' if quantity != 'kurtosis' else '1'},bearing_de\n")
+    # 9 balls of a tenth of the pitch at 1,200 rpm: 20 / 2 x 9 x (1 - 0.1) = 81 passes a second on the outer race
+    (folder / "components.csv").write_text(
+        "gate_id,component,speed_rpm,bearing_balls,bearing_ball_mm,bearing_pitch_mm\nG1,motor,1200,9,5,50\n", encoding="utf-8"
+    )
+
+
+def test_bursts_are_readings_of_the_channels_declared_at_their_point(folder: Path) -> None:
+    declare_bearing(folder, "acceleration_rms", "envelope_bpfo", "kurtosis")
+    at = minutes(0, 5)
+    for t, depth in zip(at, (0.0, 0.5), strict=True):
+        write_burst(folder, "bearing_de", t, carrier_g=0.8, depth=depth, by_hz=81.0)
+    write_burst(folder, "bearing_nde", at[0], carrier_g=0.8, depth=0.0, by_hz=81.0)  # no channel is declared there
+    write_readings(folder, "G1", pd.DataFrame({"ts": minutes(0, 1), "motor.velocity_rms": [0.9, 1.1]}))
+
+    frame = open_dataset(folder).readings("G1")
+
+    assert frame["ts"].tolist() == minutes(0, 1, 5).tolist()
+    bearing = "motor.bearing_de"
+    assert set(frame.columns) == {"ts", "motor.velocity_rms", *(f"{bearing}.{q}" for q in QUANTITIES_OF_BEARING)}
+    assert frame["motor.velocity_rms"].tolist()[:2] == [0.9, 1.1]
+    # amplitude A, depth m: the mean square is A²/2 (1 + m²/2), the envelope swings by A m
+    assert frame[f"{bearing}.acceleration_rms"].tolist() == pytest.approx(
+        [0.8 / 2**0.5, np.nan, 0.8 * (0.5 * 1.125) ** 0.5], rel=2e-3, nan_ok=True
+    )
+    assert frame[f"{bearing}.envelope_bpfo"].tolist() == pytest.approx([0.0, np.nan, 0.4], abs=0.005, nan_ok=True)
+
+
+QUANTITIES_OF_BEARING = ("acceleration_rms", "envelope_bpfo", "kurtosis")
+
+
+def test_bursts_alone_are_a_history(folder: Path) -> None:
+    declare_bearing(folder, "acceleration_rms")
+    write_burst(folder, "bearing_de", minutes(0)[0], carrier_g=0.8, depth=0.0, by_hz=81.0)
+    for file in (folder / "readings").iterdir():
+        file.unlink()
+
+    dataset = open_dataset(folder)
+
+    assert dataset.readings("G1").columns.tolist() == ["ts", "motor.bearing_de.acceleration_rms"]
+    assert dataset.readings("G2").empty
+
+
+def test_what_is_no_burst_is_refused_by_its_name(folder: Path) -> None:
+    declare_bearing(folder, "acceleration_rms")
+    write_burst(folder, "bearing_de", minutes(0)[0], carrier_g=0.8, depth=0.0, by_hz=81.0)
+    (file,) = (folder / "waveforms" / "G1" / "motor.bearing_de").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+
+    with pytest.raises(DatasetError, match=r"waveforms/G1/motor.bearing_de/1772323200000.bin: n: 6400 samples must be followed"):
+        open_dataset(folder).readings("G1")
