@@ -156,6 +156,41 @@ def forecast(work: Path, part: str, jobs: int, out: Path | None) -> None:
         _tell(bench_forecast(work, list(PARTS) if part == "all" else [part], jobs=jobs, progress=progress), out)
 
 
+@bench_group.command()
+@option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("../shared/data"),
+    show_default=True,
+    help="Folder of the archives.",
+)
+@option("--part", default="all", show_default=True, help="skab, femto, ims or all.")
+@out_option
+def real(data: Path, part: str, out: Path | None) -> None:
+    """Real data, not simulated: SKAB, FEMTO and IMS by their protocols, beside published figures and controls.
+
+    The data are not part of the product; a part whose archive is not in the folder is named and left out. Not part of the
+    run without a command: it takes some minutes.
+
+    \b
+    sluicewatch bench real --data data/ --out docs/results/real.json
+    sluicewatch bench real --data data/ --part skab
+    """
+    from service.bench.real import PARTS, bench_real, missing
+
+    if part not in (*PARTS, "all"):
+        raise BadInput(f"part: must be all or one of {', '.join(PARTS)}; got {part!r}")
+    wanted = list(PARTS) if part == "all" else [part]
+    absent = missing(data)
+    for name in wanted:
+        if name in absent:
+            click.echo(f"{name} left out: {absent[name]}")
+    there = [name for name in wanted if name not in absent]
+    if there:
+        with counted_progress("real") as progress:
+            _tell(bench_real(data, there, progress), out)
+
+
 def _ingest(messages: int, repeats: int) -> list[Figure]:
     from service.bench.ingest import bench_ingest
 
