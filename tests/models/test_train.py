@@ -429,3 +429,14 @@ def test_a_forecast_file_of_others_is_read_with_its_empty_components(tmp_path):
 
     assert found["component"].tolist() == ["", "motor"]
     assert found["as_of"].dtype == "datetime64[ms, UTC]"
+
+
+def test_another_burst_is_another_data_set(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "fleet", gates=1, days=20, seed=8, heartbeat_min=60, waveforms=True)
+    dataset = open_dataset(tmp_path / "fleet")
+    before = data_sha256(dataset)
+    burst = next((tmp_path / "fleet" / "waveforms").rglob("*.bin"))
+
+    burst.write_bytes(burst.read_bytes()[:-2] + b"\x01\x00")
+
+    assert data_sha256(dataset) != before

@@ -88,3 +88,33 @@ def test_a_fleet_without_stations_or_readings_can_be_registered(tmp_path: Path) 
     with engine.connect() as connection:
         assert historian.load_table(connection, historian.stations)["station_id"].tolist() == ["S9"]
         assert historian.load_table(connection, historian.maintenance)["component"].tolist() == [""]
+
+
+def test_the_bursts_of_a_worn_bearing_arrive_as_readings_that_tell_its_race(tmp_path: Path) -> None:
+    wish = "gate=DSH-S1-G1,mode=motor_bearing,fail-at=2024-02-20T09:00:00Z"
+    write_dataset(tmp_path / "fleet", gates=1, days=55, seed=4, hazard_scale=0.0, inject=[wish], waveforms=True)
+    point = "motor.bearing_de"
+    told = [f"{point}.{quantity}" for quantity in ("envelope_bpfo", "envelope_bpfi", "acceleration_rms")]
+    declared = pd.read_csv(tmp_path / "fleet" / "channels.csv")
+    ours = pd.DataFrame(
+        {"gate_id": "*", "component": "motor", "point": "bearing_de", "quantity": [n.split(".")[2] for n in told]}
+    )
+    pd.concat([declared, ours.assign(unit="g")]).to_csv(tmp_path / "fleet" / "channels.csv", index=False)
+    engine = historian.connect(f"sqlite:///{tmp_path}/h.sqlite")
+    dataset = open_dataset(tmp_path / "fleet")
+
+    with historian.writing(engine) as connection:
+        historian.metadata.create_all(connection)
+        transfer.register_fleet(connection, dataset, NOW)
+    transfer.import_readings(engine, dataset)
+    with engine.connect() as connection:
+        stored = historian.read_gate(connection, "DSH-S1-G1", 0, 2**52).dropna(subset=told)
+
+    assert len(stored) == len(list((tmp_path / "fleet" / "waveforms" / "DSH-S1-G1" / point).iterdir())) > 50
+    failed = pd.Timestamp("2024-02-20T09:00Z")
+    last_week = stored[stored["ts"].between(failed - pd.Timedelta(days=7), failed)]
+    first_week = stored[stored["ts"] < stored["ts"].iloc[0] + pd.Timedelta(days=7)]
+    grown = [last_week[name].median() / first_week[name].median() for name in told]
+    assert max(grown[:2]) > 3.0
+    # the level alone grew less than the line of the damaged race
+    assert max(grown[:2]) > 1.5 * grown[2]
