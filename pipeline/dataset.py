@@ -7,7 +7,9 @@ fix.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,11 +250,12 @@ def write_tables(
     channels: pd.DataFrame,
     maintenance: pd.DataFrame,
 ) -> None:
-    """Write everything of a dataset folder but its readings; instants as RFC 3339 UTC, numbers at full precision."""
+    """Write everything of a dataset folder but its readings; instants as RFC 3339 UTC, numbers at full precision.
+
+    Every file is whole or is not there, and ``dataset.json``, without which the folder is no dataset, comes last.
+    """
     folder = Path(path)
     (folder / "readings").mkdir(parents=True, exist_ok=True)
-    head = {"format": FORMAT, "source": source, "licence": licence}
-    (folder / "dataset.json").write_text(json.dumps(head, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     given = {
         "stations": stations,
         "gates": gates,
@@ -269,13 +272,28 @@ def write_tables(
                 out[column] = [_rfc3339(value) for value in out[column]]
         known = [column for column in TABLES[name].columns if column in out]
         out = out[known + [column for column in out.columns if column not in known]]
-        out.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        with _in_one_go(folder / f"{name}.csv") as part:
+            out.to_csv(part, index=False, lineterminator="\n")
+    head = {"format": FORMAT, "source": source, "licence": licence}
+    with _in_one_go(folder / "dataset.json") as part:
+        part.write_text(json.dumps(head, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _in_one_go(file: Path) -> Iterator[Path]:
+    """A file beside `file` that takes its place, on disk, when all of it is written."""
+    part = file.with_name(file.name + ".part")
+    yield part
+    with part.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    part.replace(file)
 
 
 def write_readings(path: str | Path, gate_id: str, frame: pd.DataFrame) -> None:
     """Write one gate's readings (``ts`` aware UTC, one float column per channel) as Parquet; same input, same bytes."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, Path(path) / "readings" / f"{gate_id}.parquet", compression="zstd", compression_level=6)
+    with _in_one_go(Path(path) / "readings" / f"{gate_id}.parquet") as part:
+        pq.write_table(table, part, compression="zstd", compression_level=6)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -89,6 +89,8 @@ gates = sa.Table(
     sa.Column("travel_m", sa.Float),
     sa.Column("commissioned_on", sa.Text),
     sa.Column("last_seen_ms", sa.BigInteger),
+    sa.Column("source", sa.Text),  # of the dataset that brought the gate; what a model is trained on must say where it is from
+    sa.Column("licence", sa.Text),
 )
 components = sa.Table(
     "components",

@@ -1,9 +1,15 @@
-"""A dataset folder into the historian. Doing it twice changes nothing, so an interrupted import is simply run again."""
+"""A dataset folder into the historian and back. What was interrupted is simply run again.
+
+Importing twice changes nothing. An export goes on behind the last gate it has written; its folder becomes a dataset, with
+``dataset.json``, only when all of it is there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +18,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from pipeline import historian
-from pipeline.dataset import Dataset
-from pipeline.readings import DAY_MS
+from pipeline.dataset import TABLES, Dataset, DatasetError, write_readings, write_tables
+from pipeline.historian import to_ms
+from pipeline.readings import DAY_MS, find_quantity
+
+Progress = Callable[[int, int], None]
+"""Told how many gates are done, of how many."""
+
+UNFINISHED = "export.json"
+"""Stands in the folder of an export that has not ended yet, and holds what was asked for."""
 
 _BATCH_ROWS = 20_000
+_MONTH_MS = 30 * DAY_MS
 
 
 def register_fleet(connection: Connection, dataset: Dataset, recorded_at: datetime) -> None:
@@ -25,13 +39,13 @@ def register_fleet(connection: Connection, dataset: Dataset, recorded_at: dateti
     if missing:
         stations = pd.concat([stations, pd.DataFrame({"station_id": missing})], ignore_index=True)
     _upsert(connection, historian.stations, stations)
-    _upsert(connection, historian.gates, dataset.gates)
+    _upsert(connection, historian.gates, dataset.gates.assign(source=dataset.source, licence=dataset.licence))
     _upsert(connection, historian.components, dataset.components)
     historian.declare_channels(connection, [channel for gate_id in dataset.gate_ids for channel in dataset.declared(gate_id)])
     _add_maintenance(connection, dataset.maintenance, recorded_at)
 
 
-def import_readings(engine: Engine, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> int:
+def import_readings(engine: Engine, dataset: Dataset, progress: Progress | None = None) -> int:
     """Write every reading of a registered dataset, one gate after the other.
 
     Returns
@@ -113,3 +127,127 @@ def _cell(value: Any) -> Any:
     if value is None or value == "" or pd.isna(value):
         return None
     return value.to_pydatetime() if isinstance(value, pd.Timestamp) else value
+
+
+def export_dataset(
+    engine: Engine,
+    folder: Path,
+    *,
+    gate_ids: Sequence[str] | None = None,
+    first: datetime | None = None,
+    before: datetime | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write what the historian knows as a dataset folder, one gate after the other, in canonical units.
+
+    The same content makes the same bytes. Records are read after the readings, so that no failure of a time that is
+    in the readings is missing.
+
+    Parameters
+    ----------
+    folder : a new or empty folder, or that of an interrupted export of the same
+    gate_ids : every gate unless told
+    first, before : the readings from `first` on and before `before`, and the records begun before `before`, whose ends are
+        left out where they came later; all unless told
+
+    Returns
+    -------
+    int
+        Gates in the dataset.
+
+    Raises
+    ------
+    DatasetError
+        The folder holds something else, a gate is unknown, or there is none.
+    """
+    first_ms, before_ms = (None if instant is None else to_ms(instant) for instant in (first, before))
+    asked = {
+        "database": engine.url.render_as_string(),
+        "gates": None if gate_ids is None else sorted(set(gate_ids)),
+        "first_ms": first_ms,
+        "before_ms": before_ms,
+    }
+    with engine.connect() as connection:
+        chosen = _chosen_gates(connection, gate_ids)
+    _begin_or_go_on(folder, asked)
+    for done, gate_id in enumerate(chosen, start=1):
+        if not (folder / "readings" / f"{gate_id}.parquet").is_file():
+            with engine.connect() as connection:
+                frame = _all_readings(connection, gate_id, first_ms, before_ms)
+            if len(frame):
+                write_readings(folder, gate_id, frame)
+        if progress is not None:
+            progress(done, len(chosen))
+    with engine.connect() as connection:
+        _export_tables(connection, folder, chosen, before)
+    (folder / UNFINISHED).unlink()
+    return len(chosen)
+
+
+def _chosen_gates(connection: Connection, gate_ids: Sequence[str] | None) -> list[str]:
+    known = sorted(connection.scalars(sa.select(historian.gates.c.gate_id)))
+    unknown = sorted(set(gate_ids or ()) - set(known))
+    if unknown:
+        raise DatasetError(f"gates: {unknown[0]!r} is not in the database; known are {', '.join(known[:20]) or 'none'}")
+    if not known:
+        raise DatasetError("database: it knows no gate; bring a fleet in with `sluicewatch import DIR`")
+    return known if gate_ids is None else sorted(set(gate_ids))
+
+
+def _begin_or_go_on(folder: Path, asked: dict[str, Any]) -> None:
+    marker = folder / UNFINISHED
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != asked:
+            raise DatasetError(f"{folder}: an export of other gates, days or another database stopped here; repeat its flags")
+    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise DatasetError(f"{folder}: must be a new or empty folder; something is in it that no interrupted export left")
+    else:
+        (folder / "readings").mkdir(parents=True, exist_ok=True)
+        part = folder / f"{UNFINISHED}.part"
+        part.write_text(json.dumps(asked), encoding="utf-8")
+        part.replace(marker)
+
+
+def _all_readings(connection: Connection, gate_id: str, first_ms: int | None, before_ms: int | None) -> pd.DataFrame:
+    """All readings of a gate in a span, read month by month: as rows of Python objects they are ten times as large."""
+    series = sa.select(historian.channels.c.series_id).where(historian.channels.c.gate_id == gate_id)
+    ts_ms = historian.readings.c.ts_ms
+    query = sa.select(sa.func.min(ts_ms), sa.func.max(ts_ms)).where(historian.readings.c.series_id.in_(series))
+    oldest_ms, newest_ms = connection.execute(query).one()
+    if oldest_ms is None:
+        return pd.DataFrame()
+    since_ms = oldest_ms if first_ms is None else max(oldest_ms, first_ms)
+    until_ms = newest_ms + 1 if before_ms is None else min(newest_ms + 1, before_ms)
+    months = [
+        historian.read_gate(connection, gate_id, start_ms, min(start_ms + _MONTH_MS, until_ms))
+        for start_ms in range(since_ms, until_ms, _MONTH_MS)
+    ]
+    frame = pd.concat([month for month in months if len(month)] or [pd.DataFrame()], ignore_index=True)
+    return frame[["ts", *sorted(frame.columns.drop("ts"))]] if len(frame) else frame
+
+
+def _export_tables(connection: Connection, folder: Path, gate_ids: Sequence[str], before: datetime | None) -> None:
+    gates = historian.load_table(connection, historian.gates, gate_ids)
+    stations = historian.load_table(connection, historian.stations)
+    channels = historian.load_table(connection, historian.channels, gate_ids)
+    channels["unit"] = [find_quantity(quantity).unit for quantity in channels["quantity"]]
+    maintenance = historian.load_table(connection, historian.maintenance, gate_ids)
+    if before is not None:
+        maintenance = maintenance[maintenance["started_at"] < before]
+        maintenance["ended_at"] = maintenance["ended_at"].where(maintenance["ended_at"] < before)
+    tables = {
+        "stations": stations[stations["station_id"].isin(gates["station_id"])],
+        "gates": gates,
+        "components": historian.load_table(connection, historian.components, gate_ids),
+        "channels": channels,
+        "maintenance": maintenance,
+    }
+    kept = {name: table[[column for column in TABLES[name].columns if column in table]] for name, table in tables.items()}
+    write_tables(
+        folder, source=_joined(gates["source"].fillna("historian")), licence=_joined(gates["licence"].fillna("")), **kept
+    )
+
+
+def _joined(words: Iterable[str]) -> str:
+    """The different ones, in order."""
+    return "; ".join(sorted(set(words) - {""}))

@@ -55,6 +55,7 @@ for command in (
     running.serve,
     data.simulate,
     data.import_,
+    data.export,
     science.train,
     science.backtest,
     science.evaluate,

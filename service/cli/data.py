@@ -1,8 +1,8 @@
-"""Commands that bring data: `simulate` and `import`."""
+"""Commands that bring data in and out: `simulate`, `import` and `export`."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,3 +180,29 @@ def import_(folder: Path, database: str) -> None:
     with counted_progress("import") as progress:
         rows = transfer.import_readings(engine, dataset, progress)
     click.echo(f"{len(dataset.gate_ids)} gates, {rows} readings imported")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@database_option
+@click.option("--gates", default=None, help="Only these, with commas between.  [default: all]")
+@click.option("--from", "from_", callback=utc_day, default=None, help="First day of readings.  [default: the oldest]")
+@click.option("--to", callback=utc_day, default=None, help="Last day of readings and records.  [default: the newest]")
+def export(folder: Path, database: str, gates: str | None, from_: datetime | None, to: datetime | None) -> None:
+    """Write the historian's fleet, maintenance and readings as a dataset folder, as `train` and `import` read it.
+
+    What was interrupted goes on where it stopped when the same command is given again.
+
+    \b
+    sluicewatch export fleet/ --database sqlite:///gates.sqlite
+    sluicewatch export spring/ --gates DSH-S1-G1,DSH-S1-G2 --from 2026-03-01 --to 2026-05-31
+    """
+    from pipeline import transfer
+
+    chosen = None if gates is None else [gate_id.strip() for gate_id in gates.split(",")]
+    before = None if to is None else to + timedelta(days=1)
+    with counted_progress("export") as progress:
+        n = transfer.export_dataset(
+            open_database(database), folder, gate_ids=chosen, first=from_, before=before, progress=progress
+        )
+    click.echo(f"{n} gates exported to {folder}")
