@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from service.cli.parts import (
     DEFAULT_HOME,
     actor,
     counted_progress,
+    database_option,
     make_folder,
+    open_database,
     option,
     registry_option,
     staged_progress,
@@ -22,7 +26,9 @@ from service.cli.parts import (
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--from-store", is_flag=True, help="Train on what the historian holds; --database says where it is.")
+@database_option
 @registry_option
 @option("--name", required=True, help="Name of the new version.")
 @option("--seed", type=int, default=0, show_default=True, help="Same data, seed and versions: same predictions.")
@@ -34,24 +40,48 @@ from service.cli.parts import (
     show_default=True,
     help="Keeps feature rows, so that a training cut short goes on where it stopped; may be deleted.",
 )
-def train(folder: Path, registry: Path, name: str, seed: int, jobs: int, cache: Path) -> None:
+def train(
+    folder: Path | None, from_store: bool, database: str, registry: Path, name: str, seed: int, jobs: int, cache: Path
+) -> None:
     """Train a model on a dataset folder, judge it on gates it has not seen, and register it.
+
+    From the store, the same model comes out as from the folder that `sluicewatch export` writes.
 
     \b
     sluicewatch train sample_data/fleet --registry registry/ --name mine-1
+    sluicewatch train --from-store --database sqlite:///gates.sqlite --name mine-2
     """
+    from models.registry import check_free
     from models.train import train as fit
     from pipeline.dataset import open_dataset
 
-    with staged_progress() as progress:
+    if from_store == (folder is not None):
+        raise BadInput("train: give either a dataset folder or --from-store")
+    check_free(registry, name)  # before an export of hours
+    with _exported(database) if folder is None else nullcontext(folder) as data, staged_progress() as progress:
         candidate = fit(
-            open_dataset(folder), registry_dir=registry, name=name, seed=seed, progress=progress, jobs=jobs, cache=cache
+            open_dataset(data), registry_dir=registry, name=name, seed=seed, progress=progress, jobs=jobs, cache=cache
         )
     click.echo(candidate.table)
     click.echo(
         f"registered as {candidate.version} in {registry}; if it is better than the champion, "
-        f"`sluicewatch models promote {candidate.version} --registry {registry} --dataset {folder}` puts it to work"
+        f"`sluicewatch models promote {candidate.version} --registry {registry} --dataset {folder or 'DIR'}` puts it to work"
     )
+
+
+@contextmanager
+def _exported(database: str) -> Iterator[Path]:
+    """What the historian holds, as a dataset folder that goes when it has been used."""
+    from tempfile import TemporaryDirectory
+
+    from pipeline import transfer
+
+    engine = open_database(database)
+    with TemporaryDirectory(prefix="sluicewatch-") as place:
+        folder = Path(place) / "store"
+        with counted_progress("export") as progress:
+            transfer.export_dataset(engine, folder, progress=progress)
+        yield folder
 
 
 @click.command()

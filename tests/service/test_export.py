@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from sqlalchemy.engine import Engine
 
+from models import forecast
 from pipeline import historian, transfer
 from pipeline.dataset import Dataset, DatasetError, open_dataset, write_readings, write_tables
 from pipeline.historian import url_of, writing
@@ -219,3 +221,30 @@ def test_an_empty_database_has_nothing_to_export(other: Engine, tmp_path: Path) 
 
     assert answer.exit_code == 2
     assert "it knows no gate" in answer.output
+
+
+def test_training_from_the_store_is_training_on_the_exported_folder(
+    other: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(forecast.Settings, trees=20, fewest_trees=20, healthy_rows=2000)
+    monkeypatch.setattr(forecast, "Settings", quick)  # what the command line trains with takes a minute
+    write_dataset(tmp_path / "fleet", gates=8, days=220, seed=5, hazard_scale=12.0, heartbeat_min=240)
+    bring_in(other, open_dataset(tmp_path / "fleet"))
+
+    from_store = run("train", "--from-store", "--database", url_of(other), "--registry", tmp_path / "a", "--name", "v1")
+    run("export", tmp_path / "store", "--database", url_of(other))
+    from_folder = run("train", tmp_path / "store", "--registry", tmp_path / "b", "--name", "v1")
+
+    assert from_store.exit_code == 0, from_store.output
+    files = {file.name: file.read_bytes() for file in (tmp_path / "a" / "v1").iterdir()}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "b" / "v1").iterdir()} == files
+    assert '"simulated": true' in files["manifest.json"].decode()
+    assert from_store.output.replace(str(tmp_path / "a"), str(tmp_path / "b")) == from_folder.output
+
+
+@pytest.mark.parametrize("arguments", [(), ("{tmp}", "--from-store")])
+def test_training_needs_a_folder_or_the_store(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    answer = run("train", *(argument.format(tmp=tmp_path) for argument in arguments), "--name", "v1")
+
+    assert answer.exit_code == 2
+    assert "train: give either a dataset folder or --from-store" in answer.output
