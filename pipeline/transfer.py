@@ -7,7 +7,7 @@ Importing twice changes nothing. An export goes on behind the last gate it has w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def register_fleet(connection: Connection, dataset: Dataset, recorded_at: dateti
     _upsert(connection, historian.gates, dataset.gates.assign(source=dataset.source, licence=dataset.licence))
     _upsert(connection, historian.components, dataset.components)
     historian.declare_channels(connection, [channel for gate_id in dataset.gate_ids for channel in dataset.declared(gate_id)])
-    _add_maintenance(connection, dataset.maintenance, recorded_at)
+    add_records(connection, dataset.maintenance.to_dict("records"), recorded_at)
 
 
 def import_readings(engine: Engine, dataset: Dataset, progress: Progress | None = None) -> int:
@@ -108,18 +108,52 @@ def _upsert(connection: Connection, table: sa.Table, frame: pd.DataFrame) -> Non
         connection.execute(sa.update(table).where(where).values(values), rows)
 
 
-def _add_maintenance(connection: Connection, records: pd.DataFrame, recorded_at: datetime) -> None:
+def add_records(connection: Connection, records: Iterable[Mapping[Any, Any]], recorded_at: datetime) -> list[str]:
+    """Write maintenance records; one that is known by gate, component, kind and start takes what is new of the rest.
+
+    What a later record leaves empty stays as it was: a work order that was open is handed in again when it is closed.
+
+    Returns
+    -------
+    list of str
+        ``new``, ``changed`` or ``known``, for each record.
+    """
     table = historian.maintenance
-    identity: Sequence[str] = ("gate_id", "component", "kind", "started_at")
-    known = {tuple(row) for row in connection.execute(sa.select(*(table.c[name] for name in identity)))}
-    rows = []
-    for record in records.to_dict("records"):
-        row = {column.name: _cell(record[column.name]) for column in table.columns if column.name in record}
+    told = [{name: _cell(record.get(name)) for name in (*_IDENTITY, *_DETAILS)} for record in records]
+    gate_ids = sorted({row["gate_id"] for row in told})
+    query = sa.select(table).where(table.c.gate_id.in_(gate_ids)).order_by(table.c.maintenance_id)
+    known = {_identity(row): dict(row) for row in connection.execute(query).mappings()}
+    new: list[dict[str, Any]] = []
+    changed: dict[int, dict[str, Any]] = {}
+    out = []
+    for row in told:
         row["component"] = row["component"] or ""
-        if tuple(row[name] for name in identity) not in known:
-            rows.append({**row, "recorded_at": recorded_at})
-    if rows:
-        connection.execute(sa.insert(table), rows)
+        there = known.get(_identity(row))
+        if there is None:
+            known[_identity(row)] = row
+            new.append(row)
+            out.append("new")
+            continue
+        news = {name: row[name] for name in _DETAILS if row[name] is not None and row[name] != there[name]}
+        there.update(news)
+        if news and "maintenance_id" in there:
+            changed[there["maintenance_id"]] = {"at": there["maintenance_id"], **{name: there[name] for name in _DETAILS}}
+        out.append("changed" if news else "known")
+    if new:
+        connection.execute(sa.insert(table), [{**row, "recorded_at": recorded_at} for row in new])
+    if changed:
+        values: dict[str, Any] = {name: sa.bindparam(name) for name in _DETAILS}
+        where = table.c.maintenance_id == sa.bindparam("at")
+        connection.execute(sa.update(table).where(where).values(values), list(changed.values()))
+    return out
+
+
+_IDENTITY = ("gate_id", "component", "kind", "started_at")
+_DETAILS = ("failure_mode", "ended_at", "finding", "alert_id", "note")
+
+
+def _identity(record: Mapping[Any, Any]) -> tuple[str, str, str, int]:
+    return record["gate_id"], record["component"], record["kind"], to_ms(record["started_at"])
 
 
 def _cell(value: Any) -> Any:

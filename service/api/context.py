@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 STALE_AFTER = timedelta(hours=24)
 """A gate without a reading for this long is stale; features refuse it as long."""
 
-FUTURE_ALLOWANCE = timedelta(minutes=5)
-"""How far a clock in the field may be ahead of ours."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

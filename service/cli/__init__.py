@@ -56,6 +56,7 @@ for command in (
     data.simulate,
     data.import_,
     data.export,
+    data.maintenance_group,
     science.train,
     science.backtest,
     science.evaluate,

@@ -1,4 +1,4 @@
-"""Commands that bring data in and out: `simulate`, `import` and `export`."""
+"""Commands that bring data in and out: `simulate`, `import`, `export` and `maintenance`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from pipeline.errors import BadInput
 from service.cli.parts import (
+    actor,
     counted_progress,
     database_option,
     make_folder,
@@ -206,3 +207,27 @@ def export(folder: Path, database: str, gates: str | None, from_: datetime | Non
             open_database(database), folder, gate_ids=chosen, first=from_, before=before, progress=progress
         )
     click.echo(f"{n} gates exported to {folder}")
+
+
+@click.group(name="maintenance")
+def maintenance_group() -> None:
+    """Failures, repairs and what was found: what the model learns from."""
+
+
+@maintenance_group.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@database_option
+def maintenance_import(file: Path, database: str) -> None:
+    """Take maintenance records from a CSV file with the columns of maintenance.csv, all of them or none.
+
+    A record is known again by gate, component, kind and start, and takes what the file tells anew: an end, a finding.
+
+    \b
+    sluicewatch maintenance import orders.csv --database sqlite:///gates.sqlite
+    """
+    from pipeline import historian
+    from service.work import import_file
+
+    with historian.writing(open_database(database)) as connection:
+        found = import_file(connection, file, wall(), actor())
+    click.echo(f"{found.total()} records: {found['new']} new, {found['changed']} changed, {found['known']} known before")
