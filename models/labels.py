@@ -3,8 +3,9 @@
 A row is one ``(gate_id, component, as_of)``; the empty component is the gate as a whole. A component's event is its own
 failure, a gate's event is any failure of the gate, those without a component (a jam, a lost phase) among them. A
 repair or replacement that came before the failure *censors*: nobody knows when the old part would have failed, whatever
-the finding says. Rows are split by whole gates and by time only; there is no split by random rows, because neighbouring
-days of one gate are nearly copies of each other.
+the finding says. So does a visit of any kind that found damage, and an alert that nobody looked into: that no failure came
+afterwards proves nothing there. See docs/labels.md. Rows are split by whole gates and by time only; there is no split by
+random rows, because neighbouring days of one gate are nearly copies of each other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.cycles import OPEN_REPAIR_DAYS, WITHOUT_REPAIR_DAYS
+from pipeline.dataset import FINDINGS
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS
 
@@ -26,6 +28,20 @@ HORIZON_DAYS = 21
 
 RENEWALS = ("repair", "replacement")
 """Kinds of maintenance after which the component is as new."""
+
+CONFIRMS = ("confirmed_failure", "confirmed_degradation", "prevented_by_maintenance")
+"""Findings that there was damage: what an alert foretold was there."""
+
+REFUTES = ("no_fault_found", "false_alarm")
+"""Findings that there was none."""
+
+NOT_LOOKED = "not_inspected"
+
+DOUBTS = (*CONFIRMS, NOT_LOOKED)
+"""Findings after which no failure on record is no proof of health: somebody will have seen to it, or nobody looked."""
+
+REPORTING_LAG_DAYS = 7
+"""How long after a failure its record may be handed in; before, the living record does not count as complete."""
 
 FAR_MS = np.iinfo(np.int64).max
 FloatArray = npt.NDArray[np.float64]
@@ -52,6 +68,11 @@ class UnitHistory:
     ----------
     failures_ms, modes, failed : start of each failure, its mode (``""`` unknown), the component that failed
     renewals_ms : start of each repair or replacement
+    doubts_ms : start of each record from which on no failure proves nothing: renewals, damage found, nobody looked
+    confirmed_ms : start of each visit on which an alert was confirmed
+    excuses_ms : start of each renewal after which nobody can say whether an alarm was right: all but those on which an alert
+        was refuted
+    unlooked_ms : start of each record of an alert that nobody looked into
     down_ms : intervals [start, end) out of service, shape (n, 2); the unit is as new at each end
     """
 
@@ -59,6 +80,10 @@ class UnitHistory:
     modes: tuple[str, ...]
     failed: tuple[str, ...]
     renewals_ms: IntArray
+    doubts_ms: IntArray
+    confirmed_ms: IntArray
+    excuses_ms: IntArray
+    unlooked_ms: IntArray
     down_ms: IntArray
 
     def next_failure(self, at_ms: IntArray) -> IntArray:
@@ -73,10 +98,14 @@ class History:
     Parameters
     ----------
     maintenance : DataFrame, one row per record
-        Columns ``gate_id, component, kind, started_at, ended_at`` and, where known, ``failure_mode``.
+        Columns ``gate_id, component, kind, started_at, ended_at`` and, where known, ``failure_mode, finding, alert_id``.
 
     Notes
     -----
+    A finding is of an alert when its record names one (``alert_id``); what one record of an alert found holds for the others,
+    of several findings the first in `pipeline.dataset.FINDINGS`. Without an alert it says nothing about alarms: a periodic
+    inspection finds damage too.
+
     A record without a component is of the whole gate: such a repair renews every component, such a failure is an event
     of the gate and of none of its components. What is out of service follows `pipeline.cycles.cycle_state`, in
     hindsight: a failure lasts until its own ``ended_at``, else to the end of the repair that follows it within 30 days,
@@ -86,18 +115,17 @@ class History:
     def __init__(self, maintenance: pd.DataFrame) -> None:
         self._records: dict[str, list[_Record]] = {}
         self._units: dict[tuple[str, str], UnitHistory] = {}
-        kept = maintenance[maintenance["kind"].isin(("failure", *RENEWALS))]
-        modes = kept["failure_mode"] if "failure_mode" in kept else pd.Series("", index=kept.index)
+        text = {name: _text(maintenance, name) for name in ("component", "failure_mode", "finding", "alert_id")}
         columns = (
-            kept["gate_id"],
-            kept["component"].fillna(""),
-            kept["kind"],
-            epoch_ms(kept["started_at"]),
-            epoch_ms(kept["ended_at"]),
-            modes.fillna(""),
+            maintenance["gate_id"],
+            epoch_ms(maintenance["started_at"]),
+            epoch_ms(maintenance["ended_at"]),
+            maintenance["kind"],
+            *text.values(),
+            _of_alerts(text["finding"], text["alert_id"]),
         )
-        for gate_id, component, kind, started, ended, mode in zip(*columns, strict=True):
-            record = _Record(int(started), int(ended), str(kind), str(component), str(mode))
+        for gate_id, started, ended, kind, component, mode, finding, _, of_alert in zip(*columns, strict=True):
+            record = _Record(int(started), int(ended), str(kind), component, mode, finding, of_alert)
             self._records.setdefault(str(gate_id), []).append(record)
         for records in self._records.values():
             records.sort()
@@ -117,20 +145,50 @@ class _Record:
     kind: str
     component: str
     mode: str
+    finding: str
+    of_alert: str
+
+    @property
+    def renews(self) -> bool:
+        return self.kind in RENEWALS
+
+
+def _text(maintenance: pd.DataFrame, name: str) -> pd.Series:
+    if name not in maintenance:
+        return pd.Series("", index=maintenance.index)
+    return maintenance[name].fillna("").astype(str)
+
+
+def _of_alerts(finding: pd.Series, alert_id: pd.Series) -> list[str]:
+    """What was found of the alert that each record names, on whichever visit; ``""`` where it names none."""
+    found: dict[str, str] = {}
+    for alert, word in zip(alert_id, finding, strict=True):
+        if alert and word in FINDINGS:
+            found[alert] = min(word, found.get(alert, word), key=FINDINGS.index)
+    return [found.get(alert, "") for alert in alert_id]
 
 
 def _unit_history(records: Sequence[_Record], component: str) -> UnitHistory:
     failures = [r for r in records if r.kind == "failure" and component in ("", r.component)]
-    renewals = [r for r in records if r.kind in RENEWALS and (component in ("", r.component) or r.component == "")]
+    others = [r for r in records if r.kind != "failure" and (component in ("", r.component) or r.component == "")]
+    renewals = [r for r in others if r.renews]
     down = [(r.started_ms, _end_of_repair(r)) for r in renewals]
     down += [(r.started_ms, _end_of_failure(r, renewals)) for r in failures]
     return UnitHistory(
-        failures_ms=np.array([r.started_ms for r in failures], dtype=np.int64),
+        failures_ms=_starts(failures),
         modes=tuple(r.mode for r in failures),
         failed=tuple(r.component for r in failures),
-        renewals_ms=np.array([r.started_ms for r in renewals], dtype=np.int64),
+        renewals_ms=_starts(renewals),
+        doubts_ms=_starts(r for r in others if r.renews or r.finding in DOUBTS),
+        confirmed_ms=_starts(r for r in others if r.of_alert in CONFIRMS),
+        excuses_ms=_starts(r for r in renewals if r.of_alert not in REFUTES),
+        unlooked_ms=_starts(r for r in others if r.of_alert == NOT_LOOKED),
         down_ms=np.array(sorted(down), dtype=np.int64).reshape(-1, 2),
     )
+
+
+def _starts(records: Iterable[_Record]) -> IntArray:
+    return np.array([record.started_ms for record in records], dtype=np.int64)
 
 
 def _end_of_repair(repair: _Record) -> int:
@@ -165,7 +223,8 @@ def label(
     -------
     DataFrame, same index as `rows`
         ``failure_d`` : day on which the event came, 1 for (as_of, as_of + 1 d]; NaN where it did not come or a repair
-        came first. ``free_d`` : whole days observed without the event. ``failure_mode`` : of that event, ``""`` where
+        came first. ``free_d`` : whole days observed without the event, up to the first doubt
+        (`UnitHistory`). ``failure_mode`` : of that event, ``""`` where
         none or unknown. ``at_risk`` : False while the unit was out of service, and at and after the end of the record.
 
     Raises
@@ -185,16 +244,22 @@ def label(
         at = as_of_ms[places]
         index = unit.next_failure(at)
         fails_ms = np.append(unit.failures_ms, FAR_MS)[index]
-        renewed_ms = np.append(unit.renewals_ms, FAR_MS)[np.searchsorted(unit.renewals_ms, at, side="right")]
+        renewed_ms, doubted_ms = _next(unit.renewals_ms, at), _next(unit.doubts_ms, at)
         came = (fails_ms < FAR_MS) & (fails_ms <= renewed_ms)
         day = np.ceil((fails_ms[came] - at[came]) / DAY_MS)
         failure_d[places[came]] = day
-        free_d[places] = np.maximum((np.minimum(renewed_ms, end_ms) - at) // DAY_MS, 0)
+        free_d[places] = np.maximum((np.minimum(doubted_ms, end_ms) - at) // DAY_MS, 0)
         free_d[places[came]] = day - 1
         mode[places[came]] = np.array([*unit.modes, ""], dtype=object)[index[came]]
         at_risk[places] = (at < end_ms) & ~_inside(at, unit.down_ms)
     out = {"failure_d": failure_d, "free_d": free_d, "failure_mode": mode, "at_risk": at_risk}
     return pd.DataFrame(out, index=rows.index)
+
+
+def _next(starts_ms: IntArray, at_ms: IntArray) -> IntArray:
+    """The first start after each instant, `FAR_MS` where none follows."""
+    found: IntArray = np.append(starts_ms, FAR_MS)[np.searchsorted(starts_ms, at_ms, side="right")]
+    return found
 
 
 def end_of_record_ms(observed_until: Mapping[str, datetime] | pd.Series, gate_id: str) -> int:
@@ -209,6 +274,20 @@ def outcome(labels: pd.DataFrame, horizon_d: int) -> FloatArray:
     came = labels["failure_d"].to_numpy() <= horizon_d
     free = labels["free_d"].to_numpy() >= horizon_d
     return np.where(labels["at_risk"], np.where(came, 1.0, np.where(free, 0.0, np.nan)), np.nan)
+
+
+def matured_until(now: datetime, days: int) -> datetime:
+    """Return the last ``as_of`` of a living service whose outcome within so many days counts by now.
+
+    A record may be handed in 7 days late. Rows whose failure is known already must wait as long as those without one: counted
+    when they come, failures would stand in the figures before the days on which nothing happened.
+
+    Examples
+    --------
+    >>> matured_until(datetime(2026, 3, 22), 14).isoformat()
+    '2026-03-01T00:00:00'
+    """
+    return now - timedelta(days=days + REPORTING_LAG_DAYS)
 
 
 def _places(rows: pd.DataFrame) -> dict[tuple[str, str], IntArray]:

@@ -39,7 +39,7 @@ BOUND_CONFIDENCE = 0.9
 BOOTSTRAP_DRAWS = 1000
 
 EVIDENCE_DAYS = 28
-"""An alarm is true when a failure follows within this many days of its start."""
+"""An alarm is true when a failure, or a finding that it was right, follows within this many days of its start."""
 
 YEAR_DAYS = 365.25
 RESPOND_AT = 0.1
@@ -206,8 +206,9 @@ class Judged:
 
     Attributes
     ----------
-    is_true : a failure of the gate followed within 28 days of its start; None when a repair, a replacement or the end
-        of the record came first, so that nobody can say
+    is_true : a failure of the gate, or a visit on which an alert was confirmed, followed within 28 days of its start; None
+        when a repair, a replacement or the end of the record came first, or nobody looked, so that nobody can say. A repair
+        on which the alert was refuted is no excuse.
     charged_ms : starts of the false alarms it costs, epoch milliseconds: its own, and one more for every further 28 days
         it stays open without a failure
     """
@@ -237,13 +238,17 @@ def merge_cases(gate_id: str, cases: Iterable[tuple[int, int, str]]) -> list[Ala
 
 def judge(alarm: Alarm, history: History, until_ms: int) -> Judged:
     """Say whether an alarm was true, and which false alarms it costs, when its gate is known up to `until_ms`."""
-    failures_ms = history.unit(alarm.gate_id, "").failures_ms
-    renewals_ms = np.concatenate([history.unit(alarm.gate_id, c).renewals_ms for c in alarm.components])
+    gate = history.unit(alarm.gate_id, "")
+    # a crew that acts on an alert prevents the failure: its finding stands for it
+    proofs_ms = np.concatenate([gate.failures_ms, gate.confirmed_ms])
+    own = [history.unit(alarm.gate_id, component) for component in alarm.components]
+    excuses_ms = np.concatenate([unit.excuses_ms for unit in own])
+    unlooked_ms = np.concatenate([unit.unlooked_ms for unit in own])
     charged_ms: list[int] = []
     is_true: bool | None = None
     start_ms = alarm.started_ms
     while start_ms == alarm.started_ms or start_ms + EVIDENCE_DAYS * DAY_MS <= min(alarm.ended_ms, until_ms):
-        verdict = _judge_days(start_ms, failures_ms, renewals_ms, until_ms)
+        verdict = _judge_days(start_ms, proofs_ms, excuses_ms, unlooked_ms, until_ms)
         if start_ms == alarm.started_ms:
             is_true = verdict
         if verdict is False:
@@ -379,13 +384,14 @@ class Replay:
         return part
 
 
-def _judge_days(start_ms: int, failures_ms: IntArray, renewals_ms: IntArray, until_ms: int) -> bool | None:
+def _judge_days(start_ms: int, proofs_ms: IntArray, excuses_ms: IntArray, unlooked_ms: IntArray, until_ms: int) -> bool | None:
     end_ms = start_ms + EVIDENCE_DAYS * DAY_MS
-    first_failure_ms = min(failures_ms[(failures_ms > start_ms) & (failures_ms <= end_ms)], default=FAR_MS)
-    first_renewal_ms = min(renewals_ms[(renewals_ms >= start_ms) & (renewals_ms <= end_ms)], default=FAR_MS)
-    if first_failure_ms <= min(first_renewal_ms, end_ms):
+    first_proof_ms = min(proofs_ms[(proofs_ms > start_ms) & (proofs_ms <= end_ms)], default=FAR_MS)
+    first_excuse_ms = min(excuses_ms[(excuses_ms >= start_ms) & (excuses_ms <= end_ms)], default=FAR_MS)
+    if first_proof_ms <= min(first_excuse_ms, end_ms):
         return True
-    return None if first_renewal_ms < FAR_MS or until_ms < end_ms else False
+    nobody_looked = bool(((unlooked_ms >= start_ms) & (unlooked_ms <= end_ms)).any())
+    return None if first_excuse_ms < FAR_MS or nobody_looked or until_ms < end_ms else False
 
 
 def _cases(series: _Series, policy: Policy) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from models.labels import FAR_MS, History
+from models.labels import FAR_MS, History, matured_until
 from models.policy import EVIDENCE_DAYS, YEAR_DAYS, judge, lower_bound_per_year, merge_cases
 
 WATCHED = timedelta(days=365)
@@ -34,7 +34,8 @@ class AlarmRate:
     Attributes
     ----------
     as_of : end of the year counted
-    gate_years : gate-days with a verdict, without the last 28 days: an alarm that starts there cannot be called false yet
+    gate_years : gate-days with a verdict, without the last 35 days: an alarm that starts there cannot be called false yet,
+        for a failure that makes it true may come for 28 days and be on record 7 days later
     budget_per_gate_year : what the threshold at work promises
 
     Examples
@@ -73,7 +74,7 @@ class AlarmRate:
 
 def watched_days(as_of: datetime) -> tuple[datetime, datetime]:
     """First and last scored day whose alarms can be judged and lie in the watched year."""
-    return as_of - WATCHED, as_of - timedelta(days=EVIDENCE_DAYS)
+    return as_of - WATCHED, matured_until(as_of, EVIDENCE_DAYS)
 
 
 def alarm_rate(
@@ -87,7 +88,7 @@ def alarm_rate(
 ) -> AlarmRate:
     """Count what the cases of the last 365 days cost.
 
-    A case costs a false alarm for each 28 days it began or stayed open without a failure of its gate, as in
+    A case costs a false alarm for each 28 days it began or stayed open without a failure or a finding that bore it out, as in
     `models.policy`; those count that began within `watched_days`.
 
     Parameters

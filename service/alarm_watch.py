@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from models.labels import RENEWALS, History
+from models.labels import History
 from models.watch import AlarmRate, alarm_rate, watched_days
 from pipeline import historian
 from pipeline.historian import from_ms
@@ -64,12 +63,7 @@ def _detail(rate: AlarmRate) -> dict[str, object]:
 
 
 def _load_history(connection: Connection, gate_ids: Sequence[str]) -> History:
-    record = historian.maintenance.c
-    columns = ("gate_id", "component", "kind", "started_at", "ended_at")
-    query = sa.select(*(record[name] for name in columns)).where(
-        record.gate_id.in_(gate_ids), record.kind.in_(("failure", *RENEWALS))
-    )
-    return History(pd.DataFrame(connection.execute(query).all(), columns=list(columns)))
+    return History(historian.load_table(connection, historian.maintenance, gate_ids))
 
 
 def _ends_of_record(connection: Connection, gate_ids: Sequence[str]) -> dict[str, datetime]:

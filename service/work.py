@@ -1,4 +1,4 @@
-"""Work that people tell of: maintenance records by the API or from a CSV file, held to the same rules.
+"""Work that people tell of: maintenance records by the API or from a CSV file, held to the same rules, and findings.
 
 A file is taken as a whole or refused with everything that is wrong with it, line by line.
 """
@@ -22,7 +22,7 @@ from pipeline.dataset import TABLES
 from pipeline.errors import BadInput
 from pipeline.transfer import add_records
 from service import store
-from service.alerts import rfc3339
+from service.alerts import Alert, rfc3339
 from service.api.schemas import MaintenanceIn
 
 FUTURE_ALLOWANCE = timedelta(minutes=5)
@@ -85,6 +85,25 @@ def _wrong_references(record: MaintenanceIn, parts: dict[str, set[str]], owner: 
     if record.alert_id is not None and owner.get(record.alert_id) != record.gate_id:
         message = f"alert_id must be an alert of gate {record.gate_id!r}; got {record.alert_id!r}"
         yield Wrong("alert_id", "unknown_alert", message)
+
+
+def keep_finding(connection: Connection, alert: Alert) -> None:
+    """Put down what was found of a resolved alert among the maintenance records, from which models learn.
+
+    It is an inspection: a repair, or a failure, is a record of its own, which may name the alert.
+    """
+    row = {
+        "gate_id": alert.gate_id,
+        "component": alert.component,
+        "kind": "inspection",
+        "started_at": alert.resolved_at,
+        "ended_at": alert.resolved_at,
+        "finding": alert.finding,
+        "alert_id": alert.alert_id,
+        "note": alert.note,
+        "recorded_at": alert.resolved_at,
+    }
+    connection.execute(sa.insert(historian.maintenance).values(row))
 
 
 def import_file(connection: Connection, file: Path, now: datetime, actor: store.Actor) -> Counter[str]:

@@ -17,6 +17,7 @@ from service.api.auth import Principal, actor_of, needs
 from service.api.context import Context, Here
 from service.api.problems import FieldError, Problem
 from service.api.schemas import ActionOut, AlertOut, Page, ResolveIn
+from service.work import keep_finding
 
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 
@@ -103,4 +104,7 @@ def resolve(here: Context, alert_id: str, found: ResolveIn, actor: store.Actor) 
 def _change(here: Context, alert_id: str, actor: store.Actor, decide: Callable[[Alert], Change]) -> Alert:
     with writing(here.engine) as connection:
         change = decide(store.get_alert(connection, alert_id))
-        return store.apply_change(connection, change, actor=actor, public_url=here.public_url)
+        alert = store.apply_change(connection, change, actor=actor, public_url=here.public_url)
+        if alert.finding is not None:
+            keep_finding(connection, alert)
+        return alert

@@ -395,8 +395,10 @@ class AlarmRateOut(Out):
     """False alarms of the 365 days before a scored day, against their budget."""
 
     as_of: Instant
-    false_alarms: int = Field(description="One per alarm that no failure followed within 28 days, and per further 28 days open.")
-    gate_years: float = Field(description="Gate-days with a verdict, without the last 28 days, in years.")
+    false_alarms: int = Field(
+        description="One per alarm that no failure or finding bore out within 28 days, and per further 28 days open."
+    )
+    gate_years: float = Field(description="Gate-days with a verdict, without the last 35 days, in years.")
     per_gate_year: float | None = Field(description="Null before anything could be counted.")
     lower_per_gate_year: float = Field(description="90 % lower bound of the true rate.")
     budget_per_gate_year: float

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.labels import LabelError, Split, gate_folds, hold_out, label, outcome
+from models.labels import LabelError, Split, gate_folds, hold_out, label, matured_until, outcome
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -86,6 +86,60 @@ def test_an_outcome_is_known_when_it_came_or_was_watched_not_to_come(day, horizo
     labels = label(rows(("motor", day)), log(FAILURE, ITS_REPAIR), OBSERVED)
 
     assert outcome(labels, horizon_d)[0] == pytest.approx(expected, nan_ok=True)
+
+
+ALERT = "alr_1"
+
+
+def found(*records: tuple[str, str, float, str, str]) -> pd.DataFrame:
+    """Records (component, kind, day, finding, alert_id), each over at once."""
+    told = log(*[(component, kind, day, day) for component, kind, day, _, _ in records])
+    return told.assign(finding=[word for *_, word, _ in records], alert_id=[alert for *_, alert in records])
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        pytest.param([], 0, id="nothing happened"),
+        pytest.param([("motor", "repair", 8, "confirmed_degradation", ALERT)], np.nan, id="a crew prevented it"),
+        pytest.param([("motor", "repair", 8, "no_fault_found", ALERT)], np.nan, id="the part is new, whatever was found"),
+        pytest.param([("motor", "repair", 8, "", "")], np.nan, id="nobody says what was found"),
+        pytest.param([("motor", "lubrication", 8, "prevented_by_maintenance", ALERT)], np.nan, id="prevented with a grease gun"),
+        pytest.param([("motor", "inspection", 8, "confirmed_degradation", ALERT)], np.nan, id="somebody will have seen to it"),
+        pytest.param([("motor", "inspection", 8, "confirmed_failure", ALERT)], np.nan, id="a failure needs a record of its own"),
+        pytest.param([("motor", "inspection", 8, "not_inspected", ALERT)], np.nan, id="nobody looked"),
+        pytest.param([("brake", "inspection", 8, "not_inspected", ALERT)], 0, id="nobody looked at another component"),
+        pytest.param([("", "inspection", 8, "not_inspected", ALERT)], np.nan, id="nobody looked at the whole gate"),
+        pytest.param([("motor", "inspection", 8, "no_fault_found", ALERT)], 0, id="somebody looked and found nothing"),
+        pytest.param([("motor", "inspection", 8, "false_alarm", ALERT)], 0, id="a false alarm"),
+        pytest.param([("motor", "inspection", 8, "duplicate", ALERT)], 0, id="a duplicate tells nothing"),
+        pytest.param([("motor", "inspection", 8, "", "")], 0, id="a plain inspection changes nothing"),
+        pytest.param([("motor", "inspection", 17.5, "not_inspected", ALERT)], 0, id="after the horizon"),
+        pytest.param(
+            [("motor", "inspection", 8, "confirmed_degradation", ALERT), ("motor", "failure", 12, "", "")], 1, id="it came"
+        ),
+        pytest.param(
+            [("motor", "inspection", 8, "not_inspected", ALERT), ("motor", "failure", 12, "", "")], 1, id="it came, too"
+        ),
+        pytest.param(
+            [("motor", "repair", 8, "confirmed_degradation", ALERT), ("motor", "failure", 12, "", "")],
+            np.nan,
+            id="of the new part",
+        ),
+    ],
+)
+def test_what_a_finding_makes_of_a_label(records, expected):
+    labels = label(rows(("motor", 3)), found(*records), OBSERVED)
+
+    assert outcome(labels, 14)[0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_prediction_of_day_0_counts_on_day_21_and_not_before():
+    asked = [at(0), at(1)]
+
+    counted = [[as_of <= matured_until(at(day), 14) for as_of in asked] for day in (20, 20.99, 21, 22)]
+
+    assert counted == [[False, False], [False, False], [True, False], [True, True]]
 
 
 def test_the_mode_is_that_of_the_event():

@@ -225,6 +225,54 @@ def test_nobody_is_charged_for_alarms_after_the_files_last_day():
     assert replay.gate_years == pytest.approx(60 / YEAR_DAYS)
 
 
+Finding = tuple[str, str, float, str, str]
+
+
+def visit(day: float, finding: str, *, kind: str = "repair", component: str = "motor", alert_id: str = "a") -> Finding:
+    return component, kind, day, finding, alert_id
+
+
+@pytest.mark.parametrize(
+    ("visits", "judged"),
+    [
+        pytest.param([visit(10, "confirmed_degradation")], (True, 0), id="a crew came and found the damage"),
+        pytest.param([visit(10, "prevented_by_maintenance", kind="lubrication")], (True, 0), id="and mended it without a repair"),
+        pytest.param([visit(10, "confirmed_failure", kind="inspection")], (True, 0), id="it had failed"),
+        pytest.param(
+            [visit(10, "confirmed_degradation", component="brake")], (True, 0), id="elsewhere on the gate, as a failure"
+        ),
+        pytest.param([visit(10, "confirmed_degradation", alert_id="")], (None, 0), id="found by the calendar, not by an alert"),
+        pytest.param([visit(34, "confirmed_degradation")], (True, 0), id="on day 28"),
+        pytest.param([visit(35, "confirmed_degradation")], (False, 1), id="on day 29 it is too late, as a failure"),
+        pytest.param([visit(5.5, "confirmed_degradation", kind="inspection")], (False, 1), id="before the alarm"),
+        pytest.param([visit(10, "")], (None, 0), id="a repair without a finding"),
+        pytest.param([visit(10, "not_inspected")], (None, 0), id="a repair without a look"),
+        pytest.param([visit(10, "not_inspected", kind="inspection")], (None, 0), id="nobody looked"),
+        pytest.param(
+            [visit(10, "not_inspected", kind="inspection"), visit(20, "", kind="failure")], (True, 0), id="but it failed"
+        ),
+        pytest.param([visit(10, "not_inspected", kind="inspection", component="brake")], (False, 1), id="at another component"),
+        pytest.param([visit(10, "no_fault_found")], (False, 1), id="a repair of what was in order is no excuse"),
+        pytest.param([visit(10, "false_alarm", kind="inspection")], (False, 1), id="a false alarm"),
+        pytest.param([visit(10, "no_fault_found", kind="inspection"), visit(20, "", kind="failure")], (True, 0), id="overlooked"),
+        pytest.param([visit(10, ""), visit(12, "confirmed_degradation", kind="inspection")], (True, 0), id="said two days later"),
+        pytest.param(
+            [visit(10, ""), visit(12, "confirmed_degradation", kind="inspection", alert_id="b")], (None, 0), id="of another alert"
+        ),
+        pytest.param([visit(10, "no_fault_found"), visit(40, "confirmed_degradation")], (True, 0), id="found on a second look"),
+    ],
+)
+def test_what_a_finding_makes_of_an_alarm(visits, judged):
+    series = {("G1", "motor"): LOW * 5 + HIGH * 5 + LOW * 90}
+    records = log(*[("G1", component, kind, day) for component, kind, day, _, _ in visits])
+    records = records.assign(finding=[word for *_, word, _ in visits], alert_id=[alert for *_, alert in visits])
+    replay = Replay(forecasts(series), records, {"G1": DAY0 + timedelta(days=100)})
+
+    first = replay.judge(replay.alarms(T, "G1")[0])
+
+    assert (first.is_true, first.charged) == judged
+
+
 def test_a_gate_is_in_alarm_while_any_component_is():
     series = {("G1", "brake"): HIGH * 5 + LOW * 95, ("G1", "motor"): LOW * 4 + HIGH * 6 + LOW * 90, ("G1", ""): HIGH * 100}
     replay = Replay(forecasts(series), log(), {"G1": DAY0 + timedelta(days=100)})

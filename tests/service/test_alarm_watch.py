@@ -123,7 +123,21 @@ def test_the_rate_comes_from_cases_failures_and_watched_days(sqlite_engine: Engi
     rate = watch(sqlite_engine, 400)
 
     assert rate.false_alarms == 1 + 2  # the second stayed open for 65 days; a failure made the third one true
-    assert rate.gate_years == 30 * 338 / 365.25  # 35 to 372 days after T0
+    assert rate.gate_years == 30 * 331 / 365.25  # 35 to 365 days after T0
+
+
+def test_what_a_crew_found_of_an_alert_decides_what_its_case_cost(sqlite_engine: Engine) -> None:
+    quiet_years(sqlite_engine)
+    cases(sqlite_engine, {"motor": (100, 110), "brake": (160, 170), "gearbox": (220, 230), "leaf": (280, 290)})
+    for component, day, finding in (
+        ("motor", 105, "confirmed_degradation"),
+        ("brake", 165, "no_fault_found"),
+        ("gearbox", 225, "not_inspected"),
+    ):
+        told = {"component": component, "finding": finding, "alert_id": f"alr_{component}"}
+        record(sqlite_engine, GATES[0], "repair" if component == "brake" else "inspection", T0 + day * DAY, **told)
+
+    assert watch(sqlite_engine, 400).false_alarms == 2  # the brake's and the leaf's
 
 
 def test_too_many_false_alarms_are_told_once_and_again_only_after_they_were_within_the_budget(sqlite_engine: Engine) -> None:
@@ -195,5 +209,5 @@ def test_a_backlog_is_counted_day_by_day_and_told_once(sqlite_engine: Engine) ->
         }
 
     assert kept == alone
-    assert [kept[T0 + day * DAY].false_alarms for day in (270, 277, 278)] == [3, 3, 4]
+    assert [kept[T0 + day * DAY].false_alarms for day in (270, 284, 285)] == [3, 3, 4]
     assert told(sqlite_engine) == [("alarms.over_budget", 301)]

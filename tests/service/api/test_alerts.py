@@ -117,6 +117,10 @@ def test_resolving_keeps_the_finding(client: TestClient, alert_ids: list[str], w
 
     assert (resolved["state"], resolved["resolution"]) == ("resolved", "by_person")
     assert (resolved["finding"], resolved["note"], resolved["resolved_by"]) == (*found.values(), "Duty desk")
+    record = client.get(f"/api/v1/maintenance?gate_id={resolved['gate_id']}").json()["items"][0]
+    told = {name: record[name] for name in ("kind", "component", "finding", "alert_id", "note")}
+    assert told == {"kind": "inspection", "component": resolved["component"], "alert_id": alert_ids[which], **found}
+    assert record["started_at"] == record["ended_at"] == resolved["resolved_at"]
 
 
 def test_a_resolved_alert_is_resolved_for_good(client: TestClient, alert_ids: list[str]) -> None:
