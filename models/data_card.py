@@ -29,8 +29,9 @@ _KNOWN_BY = {
 """Kinds of evidence, and the feature that is NaN where there is none."""
 
 _LABELS = f"""A component-day is *failed within h days* when `maintenance.csv` has a `failure` of that component in the h days
-after its midnight; a gate-day when it has any failure of the gate. Where a `repair` or `replacement` came first, or the
-record ends first, the day is *unknown*: nobody knows whether the old part would have failed, whatever the finding says.
+after its midnight; a gate-day when it has any failure of the gate. Where a `repair` or `replacement`, a visit that found
+damage or an alert nobody looked into came first, or the record ends first, the day is *unknown*: nobody knows when the old
+part would have failed.
 It counts as *not failed* only when all h days were observed. Days out of service are *unknown*, too. A label is final
 {HORIZON_DAYS} days after its day. Who wrote the records, and how completely, this card cannot know: what is not entered counts
 as not happened."""
