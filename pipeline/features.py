@@ -519,29 +519,32 @@ def _midnights(days: pd.DataFrame) -> list[datetime]:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What some columns of evidence show beyond a baseline.
+    """What the operations of some columns of evidence show beyond a baseline.
 
     Attributes
     ----------
-    daily, count : mean deviation and operations of each day, shape (columns, days)
-    expected : mean of what the baseline explains of the same operations, shape (columns, days)
-    now, low : see `newest`, at each day boundary, shape (columns, days + 1)
+    used : the operations that count
+    day : the day of each of them, counted from the first of the stretch, -1 where `used` has none; shape (columns, operations)
+    deviation, expected : what each shows beyond what the baseline explains, pulled in; and that; shape (columns, operations)
     scatter : the baseline's own, shape (columns,)
+    daily, count : mean deviation and operations of each day, shape (columns, days)
     """
 
+    used: Used
+    day: np.ndarray
+    deviation: np.ndarray
+    expected: np.ndarray
+    scatter: np.ndarray
     daily: np.ndarray
     count: np.ndarray
-    expected: np.ndarray
-    now: np.ndarray
-    low: np.ndarray
-    scatter: np.ndarray
 
-    @classmethod
-    def empty(cls, columns: int, days: int) -> _Shown:
-        """Nothing shown yet."""
-        nothing = np.full((columns, days + 1), np.nan)
-        daily, expected, now, low = nothing[:, 1:].copy(), nothing[:, 1:].copy(), nothing.copy(), nothing.copy()
-        return cls(daily, np.zeros((columns, days)), expected, now, low, np.full(columns, np.nan))
+    def newest(self, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `trends.newest`."""
+        return newest(self.used, self.deviation / self.scatter[:, None], boundaries_ms)
+
+    def daily_expected(self) -> np.ndarray:
+        """Mean of what the baseline explains of each day's operations, shape (columns, days)."""
+        return by_day(self.expected, self.day, self.daily.shape[1])[0]
 
 
 class _GateView:
@@ -666,6 +669,9 @@ class _GateView:
             return {}
         near, baseline, first, end = self._compared(int(start[0]), fit, self.columns)
         shown = self._shown(names, near, baseline, first, end)
+        if shown is None:
+            return {}
+        daily_expected = shown.daily_expected()
         found: dict[str, Measured] = {}
         for row, (name, group) in enumerate(names):
             told = np.flatnonzero(np.isfinite(shown.daily[row]))
@@ -676,7 +682,7 @@ class _GateView:
                 continue
             days = told[told >= until - 3]
             since_ms, until_ms = (self.origin + (first + int(day)) * DAY_MS for day in (days[0], days[-1] + 1))
-            deviation, expected = shown.daily[row, days].mean(), shown.expected[row, days].mean()
+            deviation, expected = shown.daily[row, days].mean(), daily_expected[row, days].mean()
             one = Measured.of(name, group, float(expected), float(deviation), since_ms, until_ms)
             if group not in found or one.change > found[group].change:
                 found[group] = one
@@ -709,11 +715,14 @@ class _GateView:
             columns = self.columns[wanted]
             near, baseline, first, end = self._compared(cycle_ms, fit, columns)
             shown = self._shown(names, near, baseline, first, end)
+            if shown is None:
+                found[_TREND.index("days_over")][:, wanted] = 0.0
+                continue
             trends = trends_at(shown.daily, shown.scatter[:, None], shown.count, columns - first)
-            trends |= {"now": shown.now[:, columns - first], "low": shown.low[:, columns - first], "z_before": trends["t_7d"]}
+            trends["now"], trends["low"] = shown.newest(self.at[wanted])
+            trends["z_before"] = trends["t_7d"]
             before = self._healthy_before(cycle_starts_ms, cycle_ms)
-            if before is not None:
-                shown = self._shown(names, near, before, first, end)
+            if before is not None and (shown := self._shown(names, near, before, first, end)) is not None:
                 mean_7d = nan_mean(windows(shown.daily, 7)[:, columns - first], axis=-1)
                 trends["z_before"] = evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns - first)
             for place, trend in enumerate(_TREND):
@@ -727,12 +736,13 @@ class _GateView:
             fused[component][group] = dict(zip(_TREND, strongest[:, place], strict=True))
         return fused
 
-    def _shown(self, names: Sequence[tuple[str, str]], near: np.ndarray, baseline: np.ndarray, first: int, end: int) -> _Shown:
-        """What the operations of some days show beyond a baseline, for each column of evidence and day from `first` to `end`."""
-        shown = _Shown.empty(len(names), end - first)
+    def _shown(
+        self, names: Sequence[tuple[str, str]], near: np.ndarray, baseline: np.ndarray, first: int, end: int
+    ) -> _Shown | None:
+        """What the operations of the days from `first` to `end` show beyond a baseline; None where there are none at all."""
         some = np.flatnonzero(near | baseline)
         if not len(some):
-            return shown
+            return None
         ops = {name: self.operations[name][some] for name in _ALWAYS}
         fit_on, started, near = baseline[some], self.started[some], near[some]
         load, opening, head = (filled(ops[name], fit_on) for name in ("load", "opening", "head"))
@@ -765,16 +775,13 @@ class _GateView:
         n[(n >= _FEWEST_ALIKE) & (most - least <= 1e-6 * most) & ~warm] = 0
         prior = np.array([_PRIOR_SCATTER[group] for _, group in names])
         pulled = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
-        shown.scatter[:] = np.where(n > 0, pulled, np.nan)
+        scatter = np.where(n > 0, pulled, np.nan)
         used = Used.of(near & told & (n > 0)[:, None], started)
-        deviation = pulled_in(used, used.pick(target - predicted), 3.0 * shown.scatter[:, None])
+        deviation = pulled_in(used, used.pick(target - predicted), 3.0 * scatter[:, None])
         day = used.pick(np.broadcast_to(self.day[some] - first, values.shape))
         day = np.where(used.real, day, -1)
-        shown.daily[:], shown.count[:] = by_day(deviation, day, end - first)
-        shown.expected[:], _ = by_day(used.pick(predicted), day, end - first)
-        boundaries_ms = self.origin + np.arange(first, end + 1) * DAY_MS
-        shown.now[:], shown.low[:] = newest(used, deviation / shown.scatter[:, None], boundaries_ms)
-        return shown
+        daily, count = by_day(deviation, day, end - first)
+        return _Shown(used, day, deviation, used.pick(predicted), scatter, daily, count)
 
     def _daily_means(self, values: np.ndarray) -> np.ndarray:
         """Mean of each day of the grid, for each row of values per operation."""

@@ -508,14 +508,15 @@ def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequenc
     columns: dict[str, np.ndarray] = {}
     for series_id, rows in parts:
         at = np.searchsorted(ts_ms, rows[:, 0])
+        told = ~np.isnan(rows).all(axis=0)
         for slot in slots[series_id]:
-            values = rows[:, 1 + slot.slot]
-            if not np.isnan(values).all():
+            if told[1 + slot.slot]:
                 column = columns[slot.channel.key] = np.full(len(ts_ms), np.nan)
-                column[at] = values
+                column[at] = rows[:, 1 + slot.slot]
     names = sorted(columns)
-    frame = pd.DataFrame(np.array([columns[name] for name in names]).reshape(len(names), len(ts_ms)).T, columns=names)
-    frame.insert(0, "ts", pd.Series(ts_ms.astype(np.int64).astype("datetime64[ms]")).dt.tz_localize("UTC"))
+    values = np.array([columns[name] for name in names]).reshape(len(names), len(ts_ms)).T
+    frame = pd.DataFrame(values, columns=pd.Index(names, dtype=object))
+    frame.insert(0, "ts", pd.DatetimeIndex(ts_ms.astype(np.int64).astype("datetime64[ms]"), tz="UTC"))
     return frame
 
 
@@ -572,7 +573,8 @@ def grow_summary_names(
 
     None ever goes, so that old summaries need not be written anew when the gate gets another channel.
     """
-    new = [name for name in wanted if name not in set(known)]
+    have = set(known)
+    new = [name for name in wanted if name not in have]
     if not new:
         return known
     names = (*known, *new)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,8 +172,9 @@ def _taken_apart(frame: pd.DataFrame, key: str, from_ms: np.ndarray, shifts_ms: 
     ends = [0, *np.searchsorted(frame[key].to_numpy(), from_ms).tolist(), len(frame)]
     shift_ms = np.repeat(shifts_ms, np.diff(ends))
     values = frame.to_numpy(dtype=float, copy=True)
-    values[:, [name.endswith("_ms") for name in frame.columns]] -= shift_ms[:, None]
-    return [pd.DataFrame(values[start:end], columns=frame.columns) for start, end in pairwise(ends)]
+    columns = pd.Index(frame.columns, dtype=object)
+    values[:, [name.endswith("_ms") for name in columns]] -= shift_ms[:, None]
+    return [pd.DataFrame(values[start:end], columns=columns) for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,25 +347,29 @@ def to_rows(frame: pd.DataFrame, keys: Iterable[str], names: Sequence[str]) -> l
     return [(*key_row, row.tobytes()) for key_row, row in zip(key_rows, values, strict=True)]
 
 
-def from_rows(rows: Iterable[tuple[int | bytes, ...]], keys: Iterable[str], names: Sequence[str]) -> pd.DataFrame:
+def from_rows(rows: Iterable[tuple[Any, ...]], keys: Iterable[str], names: Sequence[str]) -> pd.DataFrame:
     """Turn the historian's rows back into the frame that `to_rows` was given, its columns after the keys sorted.
 
     A row that is shorter than `names` was written before the gate had the last of them; those are NaN in it.
     """
     keys, rows, width = list(keys), list(rows), len(names) * PACKED.itemsize
-    packed = b"".join(_widened(row[-1], width) for row in rows)
+    packed = [row[-1] for row in rows]
+    if set(map(len, packed)) - {width}:
+        packed = [one + np.full((width - len(one)) // PACKED.itemsize, np.nan, dtype=PACKED).tobytes() for one in packed]
+    values = np.frombuffer(b"".join(packed), dtype=PACKED).reshape(len(rows), len(names))
+    told, order = _in_order(tuple(keys), tuple(names))
+    frame = np.empty((len(rows), len(told)))
+    frame[:, : len(keys)] = np.array([row[:-1] for row in rows]).reshape(len(rows), len(keys))
+    frame[:, len(keys) :] = values[:, order]
+    return pd.DataFrame(frame, columns=told, copy=False)
+
+
+@lru_cache(maxsize=256)
+def _in_order(keys: tuple[str, ...], names: tuple[str, ...]) -> tuple[pd.Index, np.ndarray]:
+    """Keys and sorted names as columns, and the places of the sorted names; gates of one make have the same."""
     order = sorted(range(len(names)), key=names.__getitem__)
-    values = np.frombuffer(packed, dtype=PACKED).reshape(len(rows), len(names))
-    of_keys = np.array([row[:-1] for row in rows], dtype=np.float64).reshape(len(rows), len(keys))
     # of pandas' kinds of index this one is the quickest to walk through
-    columns = pd.Index([*keys, *(names[place] for place in order)], dtype=object)
-    return pd.DataFrame(np.concatenate([of_keys, values[:, order]], axis=1), columns=columns)
-
-
-def _widened(packed: int | bytes, width: int) -> bytes:
-    whole = bytes(packed)
-    missing = (width - len(whole)) // PACKED.itemsize
-    return whole + np.full(missing, np.nan, dtype=PACKED).tobytes() if missing else whole
+    return pd.Index([*keys, *(names[place] for place in order)], dtype=object), np.array(order, dtype=np.int64)
 
 
 def summaries(frame: pd.DataFrame, keys: Iterable[str]) -> list[dict[str, float]]:

@@ -61,27 +61,31 @@ class Used:
         """Values of operations in this order."""
         return np.take_along_axis(values, self.order, axis=1)
 
-    def last_five(self, picked: np.ndarray, last: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
-        """Up to five values up to place `last` (exclusive), the newest last, not older than 14 days at `at_ms`; else NaN."""
+    def last_five(self, picked: np.ndarray) -> np.ndarray:
+        """For each operation its value and those of the four before it, the newest last; NaN for those older by 14 days."""
+        started_ms = windows(self.started_ms, 5, fill=-np.inf)[:, 1:]
+        fresh = self.started_ms[..., None] - started_ms <= REMEMBER_DAYS * DAY_MS
+        return np.where(fresh, windows(picked, 5)[:, 1:], np.nan)
+
+    def last_five_at(self, picked: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+        """The same up to each of some instants (exclusive), shape (columns, instants, 5); NaN for those older by 14 days then."""
+        last = self.before[:, np.searchsorted(self.all_started_ms, at_ms, side="left")]
         place = last[..., None] + np.arange(-5, 0)
         column = np.arange(len(picked))[:, None, None]
         inside, place = place >= 0, np.maximum(place, 0)
-        fresh = at_ms[..., None] - self.started_ms[column, place] <= REMEMBER_DAYS * DAY_MS
+        fresh = at_ms[:, None] - self.started_ms[column, place] <= REMEMBER_DAYS * DAY_MS
         return np.where(inside & fresh, picked[column, place], np.nan)
 
 
 def pulled_in(used: Used, deviation: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
-    last = np.broadcast_to(np.arange(1, deviation.shape[1] + 1), deviation.shape)
-    five = used.last_five(deviation, last, used.started_ms)
-    middle = sensor_health.quantile(five.reshape(-1, 5), 0.5).reshape(deviation.shape)
+    middle = sensor_health.quantile(used.last_five(deviation).reshape(-1, 5), 0.5).reshape(deviation.shape)
     return np.asarray(np.clip(deviation, middle - reach, middle + reach))
 
 
 def newest(used: Used, z: np.ndarray, boundaries_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At each boundary, of the last five operations of 14 days: the mean of the last three, and the second lowest of five."""
-    last = used.before[:, np.searchsorted(used.all_started_ms, boundaries_ms, side="left")]
-    five = used.last_five(z, last, np.broadcast_to(boundaries_ms, last.shape))
+    five = used.last_five_at(z, boundaries_ms)
     return nan_mean(five[..., -3:], axis=-1), np.sort(five, axis=-1)[..., 1]
 
 
