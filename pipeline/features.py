@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline import sensor_health
 from pipeline.baseline import filled, house, ridge, rise
+from pipeline.channel_days import GateDays
 from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
 from pipeline.dataset import Dataset
 from pipeline.operations import CONTEXT, SHOCKS, segment
@@ -153,6 +154,9 @@ def unit_of(feature: str) -> str:
     size = "K" if group == "temperature" and name.startswith(("dev", "slope", "diff", "fall", "rate")) else "1"
     return f"{size}/d" if name.startswith(("slope", "rate")) else size
 
+
+GATES_AT_ONCE = 10
+"""Gates whose sensors are judged together: enough to share the cost of each step, few enough for the processor's cache."""
 
 MIN_CYCLE_DAYS = 10
 MAX_IDLE_DAYS = 7
@@ -362,7 +366,11 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
     if (at % DAY_MS).any():
         raise ValueError("as_of must be a UTC midnight")
-    parts = [_rows_of(history, at) for history in histories]
+    parts = [
+        _rows_of(view)
+        for start in range(0, len(histories), GATES_AT_ONCE)
+        for view in _views(histories[start : start + GATES_AT_ONCE], at)
+    ]
     if not parts:
         return pd.DataFrame(columns=[*_KEYS, *FEATURES])
     keys = {name: np.concatenate([of_gate[name] for of_gate, _ in parts]) for name in _KEYS}
@@ -372,9 +380,9 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
     return pd.concat([frame, values], axis="columns")
 
 
-def _rows_of(history: GateHistory, at: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _rows_of(view: _GateView) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Key columns of one gate's rows by name, and `FEATURES`, shape (rows, features)."""
-    view = _GateView(history, at)
+    history, at = view.history, view.at
     deviations = view.deviations()
     empty = np.full(len(at), np.nan)
     nothing = _fuse([], len(at))
@@ -460,7 +468,7 @@ def shown_and_expected(history: GateHistory, component: str, as_of: datetime) ->
     As in the row, the column that deviates most speaks for its group, and the gate's strongest current for any component.
     A group is absent where nothing is known.
     """
-    view = _GateView(history, np.array([_to_ms(as_of)], dtype=np.int64))
+    (view,) = _views([history], np.array([_to_ms(as_of)], dtype=np.int64))
     found = view.measured(component, OWN_GROUPS)
     currents = [one for part in history.components for one in view.measured(part, ("current",)).values()]
     return {**found, "current": max(currents, key=lambda one: one.change)} if currents else found
@@ -547,6 +555,14 @@ class _Shown:
         return by_day(self.expected, self.day, self.daily.shape[1])[0]
 
 
+def _views(histories: Sequence[GateHistory], at: np.ndarray) -> list[_GateView]:
+    """Some gates' histories with their sensors judged."""
+    views = [_GateView(history, at) for history in histories]
+    for view, health in zip(views, sensor_health.assess_all([view.gate_days() for view in views]), strict=True):
+        view.believe(health)
+    return views
+
+
 class _GateView:
     """One gate's history on a grid of days, from `origin` (`HISTORY_DAYS` before the first as_of) to the last as_of."""
 
@@ -569,14 +585,10 @@ class _GateView:
         self.day = (self.started - self.origin) // DAY_MS
         self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
         earlier = history.days["day_ms"].to_numpy() < at[-1]
-        days = history.days if earlier.all() else history.days[earlier]
+        self.days = days = history.days if earlier.all() else history.days[earlier]
         day_ms = days["day_ms"].to_numpy(dtype=np.int64)
         self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
         self._cycles = Cycles(self.records, self.first_day_ms, at)
-        self.health = sensor_health.assess(days, self.started, self._cycle_starts, history.intervals_s)
-        self._channel = {channel: place for place, channel in enumerate(self.health.channels)}
-        self._believable = self.health.believable_days()
-        self._kinds = self.health.kinds_at(at)
         self.row_of = np.searchsorted(day_ms, self.started // DAY_MS * DAY_MS)
         self.row_at = np.searchsorted(day_ms, at, side="left") - 1
         grid_day = (day_ms - self.origin) // DAY_MS
@@ -590,8 +602,16 @@ class _GateView:
             newest >= 0, (at - self.started[np.maximum(newest, 0)]) / DAY_MS if len(self.started) else np.inf, np.inf
         )
 
-    def _cycle_starts(self, component: str, at_ms: np.ndarray) -> np.ndarray:
-        return self._cycles.at(component, at_ms)[0]
+    def gate_days(self) -> GateDays:
+        """What its sensors are judged by."""
+        return GateDays(self.days, self.started, lambda part, at_ms: self._cycles.at(part, at_ms)[0], self.history.intervals_s)
+
+    def believe(self, health: sensor_health.Health) -> None:
+        """Take the verdicts on its sensors."""
+        self.health = health
+        self._channel = {channel: place for place, channel in enumerate(health.channels)}
+        self._believable = health.believable
+        self._kinds = health.kinds_at(self.at)
 
     def spoilt(self, channel: str) -> np.ndarray:
         """Whether the channel is not believable as of each as_of."""

@@ -7,19 +7,31 @@ temperature everywhere, and a vibration sensor shows its own floor. Verdicts on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from pipeline.channel_days import (
+    Bools,
+    Floats,
+    GateDays,
+    Ints,
+    Table,
+    beside,
+    days_back,
+    greatest,
+    last_days,
+    mean,
+    median,
+    quantile,
+    scatter,
+    trailing_mean,
+    window_sum,
+)
 from pipeline.operations import SCALED
-from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from pipeline.readings import QUANTITIES
 
 KINDS: Mapping[str, str] = {
     "stale": "failure",
@@ -37,13 +49,9 @@ MASKED = ("stuck", "unit_slip", "clipping", "loose_mount", "drift")
 """Kinds that spoil the values themselves. A stale channel has none, gaps hide nothing, and lone spikes are taken out."""
 
 VIBRATION = ("velocity_rms", "acceleration_rms")
-FIT_AGES_D = (10, 15, 20, 30)
-"""A channel's reference is fitted anew at these ages of the cycle (days), and is final at 30; before 10 there is none."""
-
 OPERATIONS = 5
 """Most faults are judged over the days that hold this many operations, one day at least and `MOST_DAYS` at most."""
 
-MOST_DAYS = 14
 STALE_INTERVALS, DROPOUT_PATIENCE = 2.0, 4.0
 """A channel is stale after so many intervals of silence; one that is known to drop out, after so many times as long."""
 
@@ -71,8 +79,6 @@ LOOSE_LOG = 0.3
 """How much weaker (log) all vibration of a component is on a loose mount."""
 
 SMOOTH_D = 5
-REST_SAMPLES = 8
-"""A day with fewer samples at rest is no day at rest."""
 
 _SPOILS = np.array([*(kind in MASKED for kind in KINDS), False])  # the last stands for -1, nothing found
 _SPOILS_TEMPERATURE = np.array([*(kind in MASKED and kind != "drift" for kind in KINDS), False])
@@ -87,18 +93,31 @@ class Health:
     channels : keys, one for each first index below
     day_ms : the UTC days that have readings, rising; the second index
     kind : index into `KINDS` of the gravest fault as known at the end of each day, -1 where none is found
+    believable : whether the channel's values of that day may be used; those of a thermometer that drifts may, less its bias
     bias_k : what a temperature shows beyond its siblings while the gate stands cold, less what it showed in its first
         days (K, median of 5 days); 0 where unknown and for other quantities
-    interval_s : how often the channel reports at rest, as known each day; NaN where it does not
     seen_ms : its newest reading up to the end of each day
+    n_rest : its samples at rest
+    declared_s : its reporting interval at rest, NaN where none is declared; no second index
     """
 
     channels: tuple[str, ...]
     day_ms: Ints
     kind: npt.NDArray[np.int8]
+    believable: Bools
     bias_k: Floats
-    interval_s: Floats
     seen_ms: Floats
+    n_rest: Floats
+    declared_s: Floats
+
+    def interval_s(self, place: Ints) -> Floats:
+        """How often each channel reports at rest as known on some days: as declared, else by its last month; NaN where never."""
+        n_rest = last_days(self.n_rest, 30)[:, place]
+        a_day = median(np.where(n_rest > 0, n_rest, np.nan))
+        resting = ((n_rest > 0).sum(axis=-1) / np.minimum(place + 1, 30) > 0.5) & (a_day >= 4)
+        declared_s = self.declared_s[:, None]
+        interval_s = np.where(np.isfinite(declared_s), declared_s, 86_400.0 / np.maximum(a_day, 1.0))
+        return np.where(resting, interval_s, np.nan)
 
     def kinds_at(self, as_of_ms: Ints) -> npt.NDArray[np.int8]:
         """Index into `KINDS` of what is wrong with each channel as of each instant, -1 where nothing is found.
@@ -106,32 +125,25 @@ class Health:
         A channel is stale when it has said nothing for two of its intervals while another one did; one that reports in motion
         only, when the other channels told of operations and it did not.
         """
-        row = np.searchsorted(self.day_ms, as_of_ms, side="left") - 1
         if not len(self.day_ms):
             return np.full((len(self.channels), len(as_of_ms)), -1, dtype=np.int8)
-        silent_s = (as_of_ms - self.seen_ms[:, row]) / 1000.0
+        before = np.searchsorted(self.day_ms, as_of_ms, side="left")
+        day = np.maximum(before - 1, 0)
+        interval_s = self.interval_s(day)
+        silent_s = (as_of_ms - self.seen_ms[:, day]) / 1000.0
         # where readings drop out, two that are missing in a row say nothing new
-        patience = np.where(self.kind[:, row] == tuple(KINDS).index("dropout"), DROPOUT_PATIENCE, 1.0)
-        stale = silent_s > patience * STALE_INTERVALS * self.interval_s[:, row]
+        patience = np.where(self.kind[:, day] == tuple(KINDS).index("dropout"), DROPOUT_PATIENCE, 1.0)
+        stale = silent_s > patience * STALE_INTERVALS * interval_s
         # where all are silent it is the gate or its gateway, and that is told of the gate
-        stale &= (np.isfinite(self.interval_s[:, row]) & ~stale).any(axis=0)
-        kinds = np.where(stale, tuple(KINDS).index("stale"), self.kind[:, row])
-        return np.where(row >= 0, kinds, -1).astype(np.int8)
+        stale &= (np.isfinite(interval_s) & ~stale).any(axis=0)
+        kinds = np.where(stale, tuple(KINDS).index("stale"), self.kind[:, day])
+        return np.where(before > 0, kinds, -1).astype(np.int8)
 
     def at(self, as_of_ms: int) -> dict[str, str]:
         """The faulty channels as of an instant, each with its kind."""
         kinds = self.kinds_at(np.array([as_of_ms], dtype=np.int64))[:, 0]
         names = tuple(KINDS)
         return {channel: names[kind] for channel, kind in zip(self.channels, kinds.tolist(), strict=True) if kind >= 0}
-
-    def believable(self, channel: str) -> Bools:
-        """On which days the channel's values may be used; a thermometer that drifts may, less its bias."""
-        spoils = _SPOILS_TEMPERATURE if quantity_of(channel) == "temperature" else _SPOILS
-        return np.asarray(~spoils[self.kind[self.channels.index(channel)]])
-
-    def believable_days(self) -> Bools:
-        """The same for every channel, shape (channels, days)."""
-        return np.array([self.believable(channel) for channel in self.channels], dtype=bool).reshape(self.kind.shape)
 
 
 def read_lost(text: str) -> dict[str, str]:
@@ -146,217 +158,70 @@ def read_lost(text: str) -> dict[str, str]:
     return {channel: kind for channel, _, kind in told}
 
 
-CycleStarts = Callable[[str, Ints], Ints]
-"""When a component's cycle started (epoch ms) as of each of some instants."""
+def assess(gate: GateDays) -> Health:
+    """Judge every channel of a gate on every day that has readings."""
+    return assess_all([gate])[0]
 
 
-def assess(days: pd.DataFrame, started_ms: Ints, cycle_starts: CycleStarts, intervals_s: Mapping[str, float]) -> Health:
-    """Judge every channel of a gate on every day that has readings.
+def assess_all(gates: Sequence[GateDays]) -> list[Health]:
+    """Judge several gates, each as `assess` does: some at one go cost less than one after the other."""
+    told = [number for number, gate in enumerate(gates) if len(gate.days) and gate.layout.channels]
+    found = dict(zip(told, _assess([gates[number] for number in told]) if told else [], strict=True))
+    return [found[number] if number in found else _nothing(gate) for number, gate in enumerate(gates)]
 
-    Parameters
-    ----------
-    days : DataFrame
-        As `pipeline.operations.Segmented` gives them.
-    started_ms : starts of the operations, rising
-    cycle_starts : see `pipeline.cycles.cycle_state`
-    intervals_s : expected reporting intervals at rest, by channel; learnt from the channel's own days where not given
-    """
-    day_ms = days["day_ms"].to_numpy(dtype=np.int64)
-    channels = tuple(name.removesuffix(":seen_ms") for name in days.columns if name.endswith(":seen_ms"))
-    if not len(channels) or not len(day_ms):
-        empty = np.zeros((len(channels), len(day_ms)))
-        return Health(channels, day_ms, empty.astype(np.int8) - 1, empty, np.full_like(empty, np.nan), empty)
-    table = _Table(days, channels)
-    operations = np.diff(np.searchsorted(started_ms, np.append(day_ms, day_ms[-1] + DAY_MS)))
-    window = _window_starts(operations, OPERATIONS)
-    component_of = np.array([channel.partition(".")[0] for channel in channels])
-    cycles = {name: cycle_starts(name, day_ms + DAY_MS) for name in sorted(set(component_of.tolist()))}
-    fits = _fits(day_ms, cycles, component_of)
-    quantity = np.array([quantity_of(channel) for channel in channels])
 
-    habits = _habits(table, fits)
-    bias_k, drift = _drift(table, quantity, fits)
+def _nothing(gate: GateDays) -> Health:
+    channels, day_ms = gate.layout.channels, gate.day_ms
+    empty = np.zeros((len(channels), len(day_ms)))
+    unknown = np.full(len(channels), np.nan)
+    return Health(channels, day_ms, empty.astype(np.int8) - 1, empty == 0.0, empty, empty, empty, unknown)
+
+
+def _assess(gates: Sequence[GateDays]) -> list[Health]:
+    table = Table(gates)
+    habits = _habits(table)
+    bias_k, drift = _drift(table)
     found = {
-        "stuck": _stuck(table, quantity, fits),
-        "unit_slip": _unit_slip(table, quantity, fits),
-        "clipping": _clipping(table, quantity, operations, fits),
-        "loose_mount": _loose(table, quantity, component_of, fits),
+        "stuck": _stuck(table),
+        "unit_slip": _unit_slip(table),
+        "clipping": _clipping(table),
+        "loose_mount": _loose(table),
         "drift": drift,
-        "dropout": _dropout(table, window, habits),
-        "spikes": _spikes(table, quantity, operations, fits),
+        "dropout": _dropout(table, habits),
+        "spikes": _spikes(table),
     }
-    kind = np.full((len(channels), len(day_ms)), -1, dtype=np.int8)
+    kind = np.full(drift.shape, -1, dtype=np.int8)
     for number, name in reversed(list(enumerate(KINDS))):
         if name in found:
             kind[found[name]] = number
-    silent_in_motion = _silent_in_motion(table, habits)
-    kind[silent_in_motion] = 0
-    seen = np.maximum.accumulate(np.nan_to_num(table["seen_ms"], nan=-np.inf), axis=1)
-    return Health(channels, day_ms, kind, bias_k, _intervals(table, channels, intervals_s), seen)
+    kind[_silent_in_motion(table, habits)] = 0
+    believable = ~np.where((table.quantity == "temperature")[:, None], _SPOILS_TEMPERATURE[kind], _SPOILS[kind])
+    seen_ms = np.maximum.accumulate(np.nan_to_num(table["seen_ms"], nan=-np.inf), axis=1)
+    return [
+        Health(
+            gate.layout.channels,
+            table.day_ms[number, days],
+            kind[rows, days],
+            believable[rows, days],
+            bias_k[rows, days],
+            seen_ms[rows, days],
+            table.count("n_rest")[rows, days],
+            np.array([gate.intervals_s.get(channel, np.nan) for channel in gate.layout.channels]),
+        )
+        for number, gate in enumerate(gates)
+        for rows in [slice(table.first_row[number], table.first_row[number + 1])]
+        for days in [slice(table.n_days[number])]
+    ]
 
 
-class _Table:
-    """The days' columns as arrays of shape (channels, days), NaN where a channel does not have them."""
-
-    def __init__(self, days: pd.DataFrame, channels: Sequence[str]) -> None:
-        self._days = days.to_numpy(dtype=np.float64).T
-        self._place = {name: place for place, name in enumerate(days.columns)}
-        self._channels = channels
-        self._counts: dict[str, Floats] = {}
-        self._usual: dict[str, Floats] = {}
-        self._made: dict[str, Floats] = {}
-        # a handful of samples between two operations is no day at rest
-        self._made["rest"] = np.where(self.count("n_rest") >= REST_SAMPLES, self["rest"], np.nan)
-
-    def __getitem__(self, told: str) -> Floats:
-        if told not in self._made:
-            places = np.array([self._place.get(f"{channel}:{told}", -1) for channel in self._channels])
-            self._made[told] = np.where((places >= 0)[:, None], self._days[places], np.nan)
-        return self._made[told]
-
-    def count(self, told: str) -> Floats:
-        """A column of counts: 0 on days without it."""
-        if told not in self._counts:
-            self._counts[told] = np.where(np.isnan(self[told]), 0.0, self[told])
-        return self._counts[told]
-
-    def usual(self, told: str, fits: _Fits) -> Floats:
-        """Median of each cycle's first days; several kinds of fault are measured by it."""
-        if told not in self._usual:
-            self._usual[told] = _reference(self[told], fits, _median)
-        return self._usual[told]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fits:
-    """Which references there are, and which one is for which channel and day.
-
-    Attributes
-    ----------
-    channel, since, until : for every reference its channel, and the first and the end of the rows of days it is made from
-    of_day : index of the reference for each channel and day, -1 where there is none yet
-    """
-
-    channel: Ints
-    since: Ints
-    until: Ints
-    of_day: Ints
-
-    def made_from(self, values: Floats) -> Floats:
-        """The values of each reference's days, shape (references, most days of one); NaN beyond its own days."""
-        rows = self.since[:, None] + np.arange(int((self.until - self.since).max(initial=0)))
-        return np.where(rows < self.until[:, None], values[self.channel[:, None], np.minimum(rows, values.shape[1] - 1)], np.nan)
-
-    def spread(self, references: Floats) -> Floats:
-        """References where they are for: shape (channels, days)."""
-        return np.append(references, np.nan)[self.of_day]
-
-
-def _fits(day_ms: Ints, cycles: Mapping[str, Ints], component_of: npt.NDArray[np.str_]) -> _Fits:
-    """For every cycle and age at which references are fitted: whose, for which days, from which."""
-    channel, since, until = [], [], []
-    of_day = np.full((len(component_of), len(day_ms)), -1, dtype=np.int64)
-    found = 0
-    for component, start in cycles.items():
-        own = np.flatnonzero(component_of == component)
-        age = np.searchsorted(FIT_AGES_D, (day_ms + DAY_MS - start) / DAY_MS, side="right") - 1
-        changes = np.append(True, (age[1:] != age[:-1]) | (start[1:] != start[:-1]))
-        first = np.flatnonzero(changes & (age >= 0))
-        number = np.cumsum(changes & (age >= 0)) - 1
-        ages_ms = np.array(FIT_AGES_D)[age[first]] * DAY_MS
-        channel.append(np.repeat(own, len(first)))
-        since.append(np.tile(np.searchsorted(day_ms, start[first]), len(own)))
-        until.append(np.tile(np.searchsorted(day_ms, start[first] + ages_ms), len(own)))
-        offsets = found + np.arange(len(own)) * len(first)
-        of_day[own] = np.where(age >= 0, offsets[:, None] + number, -1)
-        found += len(own) * len(first)
-    return _Fits(np.concatenate(channel), np.concatenate(since), np.concatenate(until), of_day)
-
-
-def _reference(values: Floats, fits: _Fits, of: Callable[[Floats], Floats]) -> Floats:
-    """Statistic `of` the first days of each cycle, for every day that has one; NaN for the others."""
-    return fits.spread(of(fits.made_from(values)))
-
-
-def quantile(values: Floats, share: float) -> Floats:
-    """Quantile (nearest rank) of the finite values of each row; NaN where a row has none."""
-    ordered = np.sort(values, axis=1)
-    counts = np.isfinite(values).sum(axis=1)
-    at = np.maximum(np.ceil(share * counts).astype(int) - 1, 0)
-    if not values.shape[1]:
-        return np.full(len(values), np.nan)
-    return np.where(counts > 0, ordered[np.arange(len(values)), at], np.nan)
-
-
-def _median(values: Floats) -> Floats:
-    return quantile(values, 0.5)
-
-
-def _scatter(values: Floats) -> Floats:
-    return np.asarray(1.4826 * _median(np.abs(values - _median(values)[:, None])))
-
-
-def _trailing(values: Floats, days: int, of: Callable[[Floats], Floats]) -> Floats:
-    """Statistic `of` the last rows up to each day; of fewer at the beginning."""
-    return of(_last_days(values, days).reshape(-1, days)).reshape(values.shape)
-
-
-def _last_days(values: Floats, days: int) -> Floats:
-    """The rows up to each day, the newest last, as a third axis; NaN before the first."""
-    padded = np.full((len(values), values.shape[1] + days - 1), np.nan)
-    padded[:, days - 1 :] = values
-    return sliding(padded, days)
-
-
-def _days_back(values: Floats, days: int) -> list[Floats]:
-    """The rows of each day, of the day before it, and so on; NaN before the first."""
-    padded = np.full((len(values), values.shape[1] + days - 1), np.nan)
-    padded[:, days - 1 :] = values
-    return [padded[:, days - 1 - lag : padded.shape[1] - lag] for lag in range(days)]
-
-
-def _trailing_mean(values: Floats, days: int) -> Floats:
-    """Mean of the last rows up to each day; of fewer at the beginning."""
-    known = np.isfinite(values)
-    total, count = np.zeros(values.shape), np.zeros(values.shape)
-    filled = np.where(known, values, 0.0)
-    for lag in range(min(days, values.shape[1]) - 1, -1, -1):
-        total[:, lag:] += filled[:, : values.shape[1] - lag]
-        count[:, lag:] += known[:, : values.shape[1] - lag]
-    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
-
-
-def sliding(values: Floats, length: int) -> Floats:
-    """All stretches of `length` along the last axis of a contiguous array, as one more axis; a view, not to be written to.
-
-    numpy's `sliding_window_view` takes longer to make one than most statistics take to be made of it.
-    """
-    shape = (*values.shape[:-1], values.shape[-1] - length + 1, length)
-    return np.ndarray(shape, np.float64, values, strides=(*values.strides, values.strides[-1]))
-
-
-def _window_starts(operations: Ints, enough: int) -> Ints:
-    """For each day the latest one from which on `enough` operations were made, or `MOST_DAYS` before where fewer were."""
-    before = np.concatenate([[0], np.cumsum(operations)])
-    rows = np.arange(len(operations))
-    start = np.searchsorted(before, before[1:] - enough, side="right") - 1
-    return np.asarray(np.maximum(np.maximum(start, rows - MOST_DAYS + 1), 0), dtype=np.int64)
-
-
-def _sum(counts: Floats, window: Ints) -> Floats:
-    """Sum over each day's window."""
-    total = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts, axis=1)], axis=1)
-    return np.asarray(total[:, 1:] - total[:, window])
-
-
-def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
+def _stuck(table: Table) -> Bools:
     """The last value came again and again, through several operations, or all day where such days are not its habit.
 
     A coarse sensor that shows about the same in motion as at rest may well repeat itself, but not for ever.
     """
     n = table.count("n_op") + table.count("n_rest")
     same, same_ops, last = table.count("same"), table.count("same_ops"), table["last"]
-    rows = np.arange(last.shape[1])
+    rows, scaled = table.columns, np.isin(table.quantity, SCALED)[:, None]
     told = np.maximum.accumulate(np.where(np.isfinite(last), rows, 0), axis=1)
     last = np.take_along_axis(last, told, axis=1)
     before = np.concatenate([np.full((len(last), 1), np.nan), last[:, :-1]], axis=1)
@@ -367,32 +232,26 @@ def _stuck(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
         total = np.cumsum(counts, axis=1)
         return np.asarray(total - np.take_along_axis(total - counts, since, axis=1))
 
-    flat = _reference(table["flat"], fits, _mean)
-    all_day = (rows > since) & (flat < 0.05) & (table.count("n_rest") > 0) & ~np.isin(quantity, SCALED)[:, None]
+    flat = table.fits.reference(table["flat"], mean)
+    all_day = (rows > since) & (flat < 0.05) & (table.count("n_rest") > 0) & ~scaled
     with np.errstate(divide="ignore", invalid="ignore"):
-        contrast = np.log(table.usual("move", fits) / table.usual("rest", fits))
-    telling = ~np.isin(quantity, SCALED)[:, None] | ~(np.abs(contrast) < 1.0)
+        contrast = np.log(table.usual("move") / table.usual("rest"))
+    telling = ~scaled | ~(np.abs(contrast) < 1.0)
     needed = np.where(telling, SAME_SAMPLES, COARSE_SAMPLES)
     moved = run(same_ops) >= np.where(telling, SAME_OPERATIONS, OPERATIONS)
     return ((run(same) >= needed) & moved) | ((run(same) >= SAME_SAMPLES) & all_day)
 
 
-def _mean(values: Floats) -> Floats:
-    known = np.isfinite(values)
-    count = known.sum(axis=1)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
-
-
-def _unit_slip(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> Bools:
+def _unit_slip(table: Table) -> Bools:
     """All values are what the channel used to show, in another accepted unit of its quantity."""
     move, rest = table["move"], table["rest"]
-    usual_move, usual_rest = table.usual("move", fits), table.usual("rest", fits)
+    usual_move, usual_rest = table.usual("move"), table.usual("rest")
     slipped = np.zeros(move.shape, dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         usual = np.abs(np.log(move / usual_move)) < 0.7
-    siblings = _siblings(table, quantity)
-    for name in sorted(set(quantity.tolist()) & set(QUANTITIES)):
-        own = np.flatnonzero(quantity == name)
+    siblings = _siblings(table)
+    for name in sorted(set(table.quantity.tolist()) & set(QUANTITIES)):
+        own = np.flatnonzero(table.quantity == name)
         for conversion in QUANTITIES[name].accepted.values():
             if conversion.factor == 1.0 and conversion.offset == 0.0:
                 continue
@@ -431,163 +290,161 @@ def _is_scaled(shown: Floats, usual: Floats, factor: float, slack: float = 0.7) 
     return np.asarray(np.abs(step + np.log(factor)) < min(slack, np.abs(np.log(factor)) / 2))
 
 
-def _siblings(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
+def _thermometers(table: Table) -> list[Ints]:
+    """Rows of each gate's thermometers, the house's among them."""
+    return table.rows_of((table.quantity == "temperature") | (table.quantity == "ambient_temperature"))
+
+
+def _siblings(table: Table) -> Floats:
     """For each thermometer what the others show while the gate stands cold: their median."""
-    warm = np.flatnonzero((quantity == "temperature") | (quantity == "ambient_temperature"))
     out = np.full(table["rest"].shape, np.nan)
-    for row in warm:
-        others = warm[warm != row]
-        if len(others):
-            out[row] = _median(table["rest"][others].T)
+    rows = _thermometers(table)
+    cold = beside(table["rest"], rows)
+    for place in range(cold.shape[-1]):
+        gates = np.flatnonzero([len(of_gate) > place for of_gate in rows])
+        out[[rows[gate][place] for gate in gates]] = median(np.delete(cold[gates], place, axis=-1))
     return out
 
 
-def _clipping(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: _Fits) -> Bools:
+def _clipping(table: Table) -> Bools:
     """Nothing goes above one value, which comes again and again; and that is not this channel's habit.
 
     A fine sensor hardly shows its highest value twice, on one day or two. A coarse one does: it must do so far more often than at
     first, on several days, and at a value that is low for it.
     """
     top, at_top, n = table["top"], table.count("at_top"), table.count("n_op")
-    repeats = _reference(np.where(n > 0, at_top - 1.0, np.nan), fits, _mean)
+    fits = table.fits
+    repeats = fits.reference(np.where(n > 0, at_top - 1.0, np.nan), mean)
     clipped = np.zeros(top.shape, dtype=bool)
     for enough in (OPERATIONS, 3 * OPERATIONS):
-        window = _window_starts(operations, enough)
+        window = table.window(enough)[table.gate]
         highest, times, days = _at_the_top(top, at_top, window)
-        in_motion = _sum(n, window)
+        in_motion = window_sum(n, window)
         share = np.where(in_motion >= ENOUGH_IN_MOTION, times / np.maximum(in_motion, 1.0), np.nan)
-        fine = (repeats < FINE_REPEATS) | ((repeats < 1.0) & (days >= 2) & (_reference(days, fits, _greatest) <= 1.0))
-        habit = _reference(share, fits, _greatest)
-        low = highest <= _reference(highest, fits, lambda values: quantile(values, 0.15))
+        fine = (repeats < FINE_REPEATS) | ((repeats < 1.0) & (days >= 2) & (fits.reference(days, greatest) <= 1.0))
+        habit = fits.reference(share, greatest)
+        low = highest <= fits.reference(highest, lambda values: quantile(values, 0.15))
         coarse = low & (days >= 3) & (share >= 3.0 * habit + 0.05)
         clipped |= (fine | coarse) & (times >= AT_TOP_SAMPLES) & (share >= AT_TOP_SHARE)
     # the air may well be as warm from one operation to the next
-    return np.asarray(clipped & (quantity != "ambient_temperature")[:, None])
-
-
-def _greatest(values: Floats) -> Floats:
-    return quantile(values, 1.0)
+    return np.asarray(clipped & (table.quantity != "ambient_temperature")[:, None])
 
 
 def _at_the_top(top: Floats, at_top: Floats, window: Ints) -> tuple[Floats, Floats, Floats]:
     """Over each day's window: the highest value in motion, how many samples equal it, and on how many days some do."""
-    rows = np.arange(top.shape[1])
+    columns = np.arange(top.shape[1])
     # one day back after the other: far quicker than a statistic of each short window
-    inside = [rows - lag >= window for lag in range(MOST_DAYS)]
-    tops, times_a_day = _days_back(top, MOST_DAYS), _days_back(at_top, MOST_DAYS)
+    longest = int((columns - window).max(initial=0)) + 1
+    inside = [columns - lag >= window for lag in range(longest)]
+    tops, times_a_day = days_back(top, longest), days_back(at_top, longest)
     highest, times, days = np.full(top.shape, np.nan), np.zeros(top.shape), np.zeros(top.shape)
     for told, back in zip(inside, tops, strict=True):
-        highest = np.where(told, np.fmax(highest, back), highest)
+        np.fmax(highest, back, out=highest, where=told)
     for told, back, times_then in zip(inside, tops, times_a_day, strict=True):
         equal = told & (back == highest)
-        times += np.where(equal, times_then, 0.0)
+        np.add(times, times_then, out=times, where=equal)
         days += equal
     return highest, times, days
 
 
-def _loose(table: _Table, quantity: npt.NDArray[np.str_], component_of: npt.NDArray[np.str_], fits: _Fits) -> Bools:
+def _loose(table: Table) -> Bools:
     """All vibration of one component is weaker, at rest as well: no machine gets quieter than its own floor."""
-    at_rest = _log_change(table, "rest", fits, 2)
-    moving, moving_7d = _log_change(table, "move", fits, 3), _log_change(table, "move", fits, 7)
+    at_rest = _log_change(table, "rest", 2)
+    moving, moving_7d = _log_change(table, "move", 3), _log_change(table, "move", 7)
     loose = np.zeros(at_rest.shape, dtype=bool)
-    for name in sorted(set(component_of.tolist())):
-        mounted = (component_of == name) & np.isin(quantity, VIBRATION)
-        if not mounted.any():
-            continue
-        shown = np.where(np.isfinite(at_rest[mounted]), at_rest[mounted], np.nan)
-        told = np.isfinite(shown).any(axis=0)
-        with np.errstate(invalid="ignore"):
-            weaker = (_mean(shown.T) < -LOOSE_LOG) & (np.nanmax(np.where(told, shown, 0.0), axis=0) < -0.4 * LOOSE_LOG)
-            quieter = _mean(moving[mounted].T) < -0.8 * LOOSE_LOG
-            alone = _mean(moving_7d[mounted].T) < -0.45
-        shaken = (component_of == name) & np.isin(quantity, (*VIBRATION, "acceleration_peak"))
-        loose[shaken] = np.where(told, weaker & quieter, alone)
+    is_mounted, is_shaken = np.isin(table.quantity, VIBRATION), np.isin(table.quantity, (*VIBRATION, "acceleration_peak"))
+    mounts = [
+        rows[table.component[rows] == name]
+        for rows in table.rows_of(is_shaken)
+        for name in sorted(set(table.component[rows[is_mounted[rows]]].tolist()))
+    ]
+    mounted = [rows[is_mounted[rows]] for rows in mounts]
+    shown = beside(at_rest, mounted)
+    told = np.isfinite(shown).any(axis=-1)
+    with np.errstate(invalid="ignore"):
+        weaker = (mean(shown) < -LOOSE_LOG) & (np.fmax.reduce(shown, axis=-1, initial=-np.inf) < -0.4 * LOOSE_LOG)
+        quieter = mean(beside(moving, mounted)) < -0.8 * LOOSE_LOG
+        alone = mean(beside(moving_7d, mounted)) < -0.45
+    for rows, of_mount in zip(mounts, np.where(told, weaker & quieter, alone), strict=True):
+        loose[rows] = of_mount
     return loose
 
 
-def _log_change(table: _Table, told: str, fits: _Fits, days: int) -> Floats:
+def _log_change(table: Table, told: str, days: int) -> Floats:
     """Mean of the last days over the median of the first ones, as a log; NaN where either is not above zero."""
-    usual, recent = table.usual(told, fits), _trailing_mean(table[told], days)
+    usual, recent = table.usual(told), trailing_mean(table[told], days)
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.log(np.maximum(recent, 1e-9) / usual)
     return np.where(np.isfinite(change) & (usual > 0), change, np.nan)
 
 
-def _drift(table: _Table, quantity: npt.NDArray[np.str_], fits: _Fits) -> tuple[Floats, Bools]:
+def _drift(table: Table) -> tuple[Floats, Bools]:
     """Bias of the thermometers against their siblings, and which channels have moved at rest."""
     rest = table["rest"]
-    warm, scaled = quantity == "temperature", np.isin(quantity, SCALED)
+    warm, scaled = table.quantity == "temperature", np.isin(table.quantity, SCALED)
     values = np.full(rest.shape, np.nan)
-    values[warm] = rest[warm] - _reference_temperature(table, quantity)
+    values[warm] = rest[warm] - _reference_temperature(table)[table.gate[warm]]
     with np.errstate(divide="ignore", invalid="ignore"):
         values[scaled] = np.where(rest[scaled] > 0, np.log(rest[scaled]), np.nan)
     limit = np.where(warm, DRIFT_K, DRIFT_LOG)[:, None]
-    moved = _trailing(values, SMOOTH_D, _median) - _reference(values, fits, _median)
-    usual = _reference(values, fits, _scatter)
+    recent = np.full(rest.shape, np.nan)
+    recent[warm | scaled] = median(last_days(values[warm | scaled], SMOOTH_D))
+    moved = recent - table.fits.reference(values, median)
+    usual = table.fits.reference(values, scatter)
     drifted = np.abs(moved) > np.fmax(limit, 4.0 * usual)
     return np.where(warm[:, None] & np.isfinite(moved), moved, 0.0), drifted
 
 
-def _reference_temperature(table: _Table, quantity: npt.NDArray[np.str_]) -> Floats:
+def _reference_temperature(table: Table) -> Floats:
     """What a gate that stands cold has for its temperature: the median of its thermometers; of two, the house's own."""
-    rest = table["rest"]
-    warm = np.isin(quantity, ("temperature", "ambient_temperature"))
-    ambient = quantity == "ambient_temperature"
-    if warm.sum() >= 3:
-        return _median(rest[warm].T)[None, :]
-    return _median(rest[ambient].T)[None, :] if ambient.any() else np.full((1, rest.shape[1]), np.nan)
+    ambient = table.quantity == "ambient_temperature"
+    rows = [of_gate if len(of_gate) >= 3 else of_gate[ambient[of_gate]] for of_gate in _thermometers(table)]
+    return median(beside(table["rest"], rows))
 
 
 Habits = tuple[Floats, Floats, Floats, Floats]
 
 
-def _habits(table: _Table, fits: _Fits) -> Habits:
+def _habits(table: Table) -> Habits:
     """How many samples the gate's busiest channel has each day in motion and at rest, and which share of them is each one's."""
-    n_op, n_rest = table.count("n_op"), table.count("n_rest")
-    most_op, most_rest = n_op.max(axis=0), n_rest.max(axis=0)
-    shares = []
-    for n, most in ((n_op, most_op), (n_rest, most_rest)):
-        total = np.append(0.0, np.cumsum(most))
-        of_all = total[fits.until] - total[fits.since]
+    fits, gate = table.fits, table.gate[table.fits.channel]
+    busiest, shares = [], []
+    for n in (table.count("n_op"), table.count("n_rest")):
+        most = table.greatest(n)
+        total = np.concatenate([np.zeros((len(most), 1)), np.cumsum(most, axis=1)], axis=1)
+        of_all = total[gate, fits.until] - total[gate, fits.since]
+        busiest.append(most)
         shares.append(fits.spread(np.nansum(fits.made_from(n), axis=1) / np.maximum(of_all, 1.0)))
-    return most_op, most_rest, shares[0], shares[1]
+    return busiest[0], busiest[1], shares[0], shares[1]
 
 
-def _dropout(table: _Table, window: Ints, habits: Habits) -> Bools:
+def _dropout(table: Table, habits: Habits) -> Bools:
     """A good part of the samples is missing that the gate's other channels have."""
     most_op, most_rest, usual_op, usual_rest = habits
-    expected = usual_op * _sum(most_op[None, :], window) + usual_rest * _sum(most_rest[None, :], window)
-    came = _sum(table.count("n_op") + table.count("n_rest"), window)
+    window = table.window(OPERATIONS)
+    expected = usual_op * window_sum(most_op, window)[table.gate] + usual_rest * window_sum(most_rest, window)[table.gate]
+    came = window_sum(table.count("n_op") + table.count("n_rest"), window[table.gate])
     return (expected >= EXPECTED_SAMPLES) & (came < (1.0 - MISSING_SHARE) * expected)
 
 
-def _silent_in_motion(table: _Table, habits: Habits) -> Bools:
+def _silent_in_motion(table: Table, habits: Habits) -> Bools:
     """A channel that reports in motion only has missed the last day's operations."""
     most_op, _, usual_op, usual_rest = habits
-    return np.asarray((usual_rest < 0.3) & (usual_op * most_op[None, :] >= SAME_SAMPLES) & (table.count("n_op") == 0))
+    return np.asarray((usual_rest < 0.3) & (usual_op * most_op[table.gate] >= SAME_SAMPLES) & (table.count("n_op") == 0))
 
 
-def _spikes(table: _Table, quantity: npt.NDArray[np.str_], operations: Ints, fits: _Fits) -> Bools:
+def _spikes(table: Table) -> Bools:
     """More lone spikes than the channel's habit, over the last operations or, where they are rarer, over three times as many.
 
     One accelerometer in a good machine shows a spike now and then; a motor that draws a rush at each start always does.
     """
     spikes, n = table.count("spikes"), table.count("n_spiky")
-    usual = _reference(spikes, fits, _mean) / np.maximum(_reference(n, fits, _mean), 1.0)
-    fewest = np.where(np.isin(quantity, VIBRATION), SPIKES, SPIKES - 1.0)[:, None]
+    usual = table.fits.reference(spikes, mean) / np.maximum(table.fits.reference(n, mean), 1.0)
+    fewest = np.where(np.isin(table.quantity, VIBRATION), SPIKES, SPIKES - 1.0)[:, None]
     found = np.zeros(spikes.shape, dtype=bool)
     for enough, more in ((OPERATIONS, 0.0), (3 * OPERATIONS, 1.0)):
-        window = _window_starts(operations, enough)
-        times, share = _sum(spikes, window), _sum(spikes, window) / np.maximum(_sum(n, window), 1.0)
+        window = table.window(enough)[table.gate]
+        times = window_sum(spikes, window)
+        share = times / np.maximum(window_sum(n, window), 1.0)
         found |= (times >= fewest + more) & (share >= np.fmax(SPIKE_SHARE, 3.0 * np.nan_to_num(usual)))
     return found
-
-
-def _intervals(table: _Table, channels: Sequence[str], given_s: Mapping[str, float]) -> Floats:
-    """How often each channel reports at rest (s) as known each day: as declared, else by its last month; NaN where never."""
-    n_rest = table.count("n_rest")
-    a_day = _trailing(np.where(n_rest > 0, n_rest, np.nan), 30, _median)
-    resting = (_trailing_mean((n_rest > 0).astype(float), 30) > 0.5) & (a_day >= 4)
-    declared = np.array([given_s.get(channel, np.nan) for channel in channels])[:, None]
-    interval_s = np.where(np.isfinite(declared), declared, 86_400.0 / np.maximum(a_day, 1.0))
-    return np.where(resting, interval_s, np.nan)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import sensor_health
+from pipeline import channel_days
 from pipeline.readings import DAY_MS
 
 LOOK_BACK_DAYS = 60
@@ -79,7 +79,7 @@ class Used:
 
 def pulled_in(used: Used, deviation: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Each operation's deviation, held within `reach` of the median of the last five: one odd operation is no trend."""
-    middle = sensor_health.quantile(used.last_five(deviation).reshape(-1, 5), 0.5).reshape(deviation.shape)
+    middle = channel_days.quantile(used.last_five(deviation).reshape(-1, 5), 0.5).reshape(deviation.shape)
     return np.asarray(np.clip(deviation, middle - reach, middle + reach))
 
 
@@ -134,7 +134,7 @@ def windows(daily: np.ndarray, days: int, fill: float = np.nan) -> np.ndarray:
     """The `days` days before each day boundary 0..n, as one more axis; days before the series are `fill`."""
     padded = np.full((*daily.shape[:-1], days + daily.shape[-1]), fill)
     padded[..., days:] = daily
-    return sensor_health.sliding(padded, days)
+    return channel_days.sliding(padded, days)
 
 
 def nan_mean(windows: np.ndarray, axis: int) -> np.ndarray:

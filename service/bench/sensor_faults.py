@@ -16,6 +16,7 @@ import pandas as pd
 from models.forecast import Forecaster
 from models.policy import Policy, Replay
 from pipeline import features, sensor_health
+from pipeline.channel_days import GateDays
 from pipeline.cycles import cycle_state
 from pipeline.features import GateHistory
 from pipeline.operations import segment
@@ -168,10 +169,12 @@ def _health(history: GateHistory, maintenance: pd.DataFrame | None = None) -> He
     first_ms = int(days["day_ms"].iloc[0])
     records = history.maintenance if maintenance is None else maintenance
     return sensor_health.assess(
-        days,
-        history.operations["started_ms"].to_numpy(dtype=np.int64),
-        lambda component, at_ms: cycle_state(records, component, first_ms, at_ms)[0],
-        history.intervals_s,
+        GateDays(
+            days,
+            history.operations["started_ms"].to_numpy(dtype=np.int64),
+            lambda component, at_ms: cycle_state(records, component, first_ms, at_ms)[0],
+            history.intervals_s,
+        )
     )
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.channel_days import GateDays
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS
-from pipeline.sensor_health import KINDS, MASKED, Health, assess
+from pipeline.sensor_health import KINDS, MASKED, Health, assess, assess_all
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 DAYS, FROM = 70, 45
@@ -77,6 +78,10 @@ def day_of(frame: pd.DataFrame) -> np.ndarray:
 
 def judged(frame: pd.DataFrame, intervals_s: Mapping[str, float] | None = None, cycles: tuple[int, ...] = ()) -> Health:
     """Judge a frame; `cycles` are days on which a repair of the motor ended."""
+    return assess(gate_days(frame, intervals_s, cycles))
+
+
+def gate_days(frame: pd.DataFrame, intervals_s: Mapping[str, float] | None = None, cycles: tuple[int, ...] = ()) -> GateDays:
     cut = segment(frame)
     first_ms = int(cut.days["day_ms"].iloc[0])
 
@@ -84,7 +89,7 @@ def judged(frame: pd.DataFrame, intervals_s: Mapping[str, float] | None = None, 
         ends = [first_ms, *(START_MS + day * DAY_MS for day in cycles if component == "motor")]
         return np.array([max(end for end in ends if end < at) for at in at_ms], dtype=np.int64)
 
-    return assess(cut.days, cut.operations["started_ms"].to_numpy(), cycle_starts, intervals_s or {})
+    return GateDays(cut.days, cut.operations["started_ms"].to_numpy(), cycle_starts, intervals_s or {})
 
 
 def kinds(health: Health, channel: str) -> list[str]:
@@ -190,7 +195,7 @@ def test_a_fault_is_named_in_time_on_its_channel_and_on_no_other(kind: str, chan
     allowed = {VELOCITY, ACCELERATION} if kind == "loose_mount" else {channel}
     assert {other for other in health.channels if any(kinds(health, other))} <= allowed
     # a thermometer that drifts is believed less its bias
-    assert health.believable(channel)[-1] == (kind not in MASKED or (kind == "drift" and channel == OIL))
+    assert health.believable[health.channels.index(channel), -1] == (kind not in MASKED or (kind == "drift" and channel == OIL))
 
 
 def test_a_healthy_gate_has_no_faulty_sensor() -> None:
@@ -302,7 +307,7 @@ def test_a_verdict_knows_nothing_of_later_days(kind: str, channel: str, spoil: S
         np.testing.assert_array_equal(early.kind, full.kind[:, :day])
         np.testing.assert_allclose(early.bias_k, full.bias_k[:, :day], atol=1e-9)
         np.testing.assert_array_equal(early.seen_ms, full.seen_ms[:, :day])
-        np.testing.assert_array_equal(early.interval_s, full.interval_s[:, :day])
+        np.testing.assert_array_equal(early.interval_s(np.arange(day)), full.interval_s(np.arange(day)))
 
 
 def test_a_channel_is_stale_after_two_of_its_intervals_without_a_word() -> None:
@@ -342,7 +347,7 @@ def test_an_interval_that_is_not_declared_is_learnt_from_the_days_at_rest() -> N
     health = judged(frame)
 
     row = health.channels.index(OIL)
-    assert health.interval_s[row, -1] == pytest.approx(900.0)
+    assert health.interval_s(np.array([DAYS - 1]))[row, 0] == pytest.approx(900.0)
     assert health.at(START_MS + DAYS * DAY_MS) == {}
 
 
@@ -365,7 +370,26 @@ def test_before_the_first_day_nothing_is_known() -> None:
 
 
 def test_a_gate_without_readings_has_no_channels() -> None:
-    empty = assess(pd.DataFrame({"day_ms": []}), np.array([], dtype=np.int64), lambda _, at_ms: at_ms, {})
+    empty = assess(GateDays(pd.DataFrame({"day_ms": []}), np.array([], dtype=np.int64), lambda _, at_ms: at_ms, {}))
 
     assert empty.channels == ()
     assert empty.at(START_MS) == {}
+
+
+def test_gates_that_are_judged_together_are_judged_as_each_alone() -> None:
+    loose, short, drifting = gate(), gate(days=25, per_day=1), gate()
+    loose.loc[day_of(loose) >= FROM, [VELOCITY, ACCELERATION]] *= 0.5
+    drifting.loc[day_of(drifting) >= FROM, OIL] += 6.0
+    given = [
+        gate_days(loose, {OIL: INTERVAL_S}, cycles=(12,)),
+        gate_days(short[["ts", VELOCITY, OIL, WINDING]]),
+        GateDays(pd.DataFrame({"day_ms": []}), np.array([], dtype=np.int64), lambda _, at_ms: at_ms, {}),
+        gate_days(drifting[day_of(drifting) >= 5].drop(columns=AMBIENT).reset_index(drop=True)),
+    ]
+
+    together = assess_all(given)
+
+    assert {*together[0].at(START_MS + DAYS * DAY_MS).values()} == {"loose_mount"}
+    for health, alone in zip(together, map(assess, given), strict=True):
+        for name in Health.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(health, name), getattr(alone, name))
