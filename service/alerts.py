@@ -27,8 +27,8 @@ SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 
 STATES: tuple[State, ...] = ("open", "acknowledged", "resolved")
 
-RESOLUTIONS = ("auto_cleared", "repaired", "by_person")
-"""Why an alert ended: the policy closed the case, a maintenance record did, or a person did."""
+RESOLUTIONS = ("auto_cleared", "repaired", "by_person", "model_withdrawn")
+"""Why an alert ended: the policy closed the case, a maintenance record did, a person did, or its model was replaced on hold."""
 
 MAX_EVIDENCE = 5
 MAX_NOTE = 1_000

@@ -169,7 +169,13 @@ class CaseDay:
         if change.event_type is not None:
             self.counts[count_as] += 1
         return store.apply_change(
-            self.connection, change, actor=SCORING, public_url=self.public_url, gate=gate, reason=change.after.resolution or ""
+            self.connection,
+            change,
+            actor=SCORING,
+            public_url=self.public_url,
+            gate=gate,
+            reason=change.after.resolution or "",
+            held=True,  # until the whole fleet's day is judged
         )
 
     def _outlook(self, gate: Gate, forecast: Mapping[str, Any], evidence: tuple[Mapping[str, object], ...]) -> Outlook:

@@ -3,8 +3,8 @@
 `score_days` scores every gate as of some midnights, in their order. What is slow (cutting readings into operations,
 features, the model) is done for all of them together and outside the write lock; what people see happens at once: the
 forecasts, the cases' steps, the alerts, their events, outbox rows and audit rows of up to 500 gates on one day are one
-transaction, and no gate is split. A gate that already has a forecast as of a midnight is left alone, so a run that was
-cut short is simply run again.
+transaction, and no gate is split. New alerts are held until all chunks are done and `service.hold` has judged their day. A gate
+that already has a forecast as of a midnight is left alone, so a run that was cut short is simply run again.
 
 Readings become feature rows in `service.live_features`, forecasts become cases and alerts in `service.cases`; `run_scoring` is
 the process's loop.
@@ -39,6 +39,7 @@ from service import store
 from service.alarm_watch import watch_alarms
 from service.cases import CaseDay, text_of
 from service.evidence import find_evidence
+from service.hold import HoldRule, judge_days, withdraw_other
 from service.live_features import load_features, refresh_operations
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ DAYS_AT_ONCE = 31
 
 DAY = timedelta(days=1)
 STUCK_S = 3600.0
+NORMALLY = HoldRule()
 
 RUN_SECONDS = prometheus_client.Histogram(
     "sluicewatch_scoring_run_duration_seconds",
@@ -118,6 +120,7 @@ def score_days(
     public_url: str = "",
     chunk: int = CHUNK,
     jobs: int = 1,
+    hold_rule: HoldRule = NORMALLY,
 ) -> list[ScoreReport]:
     """Score every gate as of some UTC midnights, in their order; `now` is when people are told.
 
@@ -128,6 +131,9 @@ def score_days(
             raise ValueError(f"as_of must be a UTC midnight; got {as_of.isoformat()}")
     days = sorted(as_ofs)
     started = time.perf_counter()
+    if days:
+        with writing(engine) as connection:
+            withdraw_other(connection, days[0], now, model_version=model.version, public_url=public_url)
     with engine.connect() as connection:
         gate_ids = sorted(store.load_gates(connection))
         known = {as_of: store.scored_gates(connection, as_of) for as_of in days}
@@ -135,9 +141,14 @@ def score_days(
     reports = {as_of: ScoreReport(as_of, known=len(known[as_of])) for as_of in days}
     chunk = max(1, min(chunk, -(-len(wanted) // jobs)))
     chunks = [wanted[start : start + chunk] for start in range(0, len(wanted), chunk)]
-    for done_chunk in _scored_chunks(engine, model, chunks, days, now, public_url, jobs):
-        for as_of, counts in done_chunk:
-            reports[as_of] = reports[as_of].add(counts)
+    try:
+        for done_chunk in _scored_chunks(engine, model, chunks, days, now, public_url, jobs):
+            for as_of, counts in done_chunk:
+                reports[as_of] = reports[as_of].add(counts)
+    finally:
+        # also of days that could not be finished: a gate that cannot be scored must not silence the others
+        with writing(engine) as connection:
+            judge_days(connection, days, now, hold_rule, model.version)
     seconds = (time.perf_counter() - started) / len(days) if days else 0.0
     done = [replace(reports[as_of], duration_s=seconds) for as_of in days]
     with writing(engine) as connection:
@@ -321,6 +332,7 @@ def run_scoring(
     backlog: timedelta = BACKLOG,
     public_url: str = "",
     jobs: int = 1,
+    hold_rule: HoldRule = NORMALLY,
     state: ScoringState | None = None,
 ) -> None:
     """Be the `score` process: score each midnight once the clock has passed it by `grace`, with the champion of the day.
@@ -340,7 +352,16 @@ def run_scoring(
         reports: list[ScoreReport] = []
         try:
             model = _newest(registry, model)
-            reports = score_due(engine, model, clock=clock, grace=grace, backlog=backlog, public_url=public_url, jobs=jobs)
+            reports = score_due(
+                engine,
+                model,
+                clock=clock,
+                grace=grace,
+                backlog=backlog,
+                public_url=public_url,
+                jobs=jobs,
+                hold_rule=hold_rule,
+            )
             state.fault = ""
         except Exception as error:  # the outermost loop: one day's trouble must not end the days after it
             log.exception("a day could not be scored; trying again")
@@ -371,6 +392,7 @@ def score_due(
     backlog: timedelta = BACKLOG,
     public_url: str = "",
     jobs: int = 1,
+    hold_rule: HoldRule = NORMALLY,
 ) -> list[ScoreReport]:
     """Score the next midnights that are due, a month of them at most; nothing when none is."""
     with engine.connect() as connection:
@@ -379,7 +401,7 @@ def score_due(
     if following is None:
         return []
     as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]
-    return score_days(engine, model, as_ofs, now, public_url=public_url, jobs=jobs)
+    return score_days(engine, model, as_ofs, now, public_url=public_url, jobs=jobs, hold_rule=hold_rule)
 
 
 def _newest(registry: Path, model: models.Model) -> models.Model:

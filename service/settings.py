@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import BadInput
+from service.hold import HoldRule
 from service.webhooks.guard import PORTS, Guard, Network
 from service.webhooks.standard import Vault
 
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     clock : ``wall`` scores by the time of day; ``data`` by the newest event time, for a replay or a demo
     grace_s : how long after midnight a day is scored, so that late readings may come in
     backlog_days : a first run, or one after a long pause, goes back no further
+    hold_share, hold_gates : a day on which more gates than both open cases puts the model on hold (`service.hold`)
     webhook_allow_cidrs : networks of on-premises receivers, comma separated
     webhook_ports : ports a receiver may have; with `webhook_allow_loopback` any
     """
@@ -45,6 +47,8 @@ class Settings(BaseModel):
     clock: Literal["wall", "data"] = "wall"
     grace_s: float = Field(default=900.0, ge=0, le=86_400)
     backlog_days: int = Field(default=60, ge=1, le=3_660)
+    hold_share: float = Field(default=HoldRule().share, gt=0, le=1)
+    hold_gates: int = Field(default=HoldRule().gates, ge=1)
     secret_key: str | None = Field(default=None, repr=False)
     secret_key_file: Path | None = None
     webhook_allow_cidrs: tuple[Network, ...] = ()
@@ -109,6 +113,11 @@ class Settings(BaseModel):
             allow_http=self.webhook_allow_http,
             ports=() if self.webhook_allow_loopback else self.webhook_ports,
         )
+
+    @property
+    def hold_rule(self) -> HoldRule:
+        """From when on cases are too many to be told of before a person has looked."""
+        return HoldRule(self.hold_share, self.hold_gates)
 
     @property
     def grace(self) -> timedelta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -22,11 +22,11 @@ from service.work import keep_finding
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 
 
-def _alert_out(alert: Alert) -> AlertOut:
+def _alert_out(alert: Alert, held: Container[str]) -> AlertOut:
     action = recommended_action(alert.component, alert.failure_mode)
-    fields = {name: getattr(alert, name) for name in AlertOut.model_fields if name != "recommended_action"}
+    fields = {name: getattr(alert, name) for name in AlertOut.model_fields if name not in ("recommended_action", "held")}
     shown = ActionOut(code=action.code, text_zh=action.text.zh, text_en=action.text.en)
-    return AlertOut.model_validate({**fields, "recommended_action": shown})
+    return AlertOut.model_validate({**fields, "recommended_action": shown, "held": alert.alert_id in held})
 
 
 def _known(name: str, wanted: list[str] | None, allowed: tuple[str, ...]) -> list[str] | None:
@@ -54,22 +54,24 @@ def list_alerts(
         found = queries.alerts_after(
             connection, states=states, severities=severities, gate_id=gate_id, after=after, limit=limit + 1
         )
+        held = set(store.list_held(connection))
     shown = found[:limit]
     following = paging.encode(queries.urgency(shown[-1]), query) if len(found) > limit else None
-    return Page(items=[_alert_out(alert) for alert in shown], next=following)
+    return Page(items=[_alert_out(alert, held) for alert in shown], next=following)
 
 
 @router.get("/{alert_id}", dependencies=[needs("alerts:read")])
 def get_alert(here: Here, alert_id: str) -> AlertOut:
     """Show one alert."""
     with here.engine.connect() as connection:
-        return _alert_out(store.get_alert(connection, alert_id))
+        return _alert_out(store.get_alert(connection, alert_id), store.list_held(connection))
 
 
 @router.post("/{alert_id}/acknowledge")
 def acknowledge_alert(here: Here, request: Request, who: Annotated[Principal, needs("alerts:write")], alert_id: str) -> AlertOut:
     """Take an open alert on, so that others see that somebody does."""
-    return _alert_out(acknowledge(here, alert_id, actor_of(who, request)))
+    acknowledge(here, alert_id, actor_of(who, request))
+    return get_alert(here, alert_id)
 
 
 @router.post("/{alert_id}/resolve")
@@ -77,7 +79,8 @@ def resolve_alert(
     here: Here, request: Request, who: Annotated[Principal, needs("alerts:write")], alert_id: str, found: ResolveIn
 ) -> AlertOut:
     """End an alert, saying what was found."""
-    return _alert_out(resolve(here, alert_id, found, actor_of(who, request)))
+    resolve(here, alert_id, found, actor_of(who, request))
+    return get_alert(here, alert_id)
 
 
 def acknowledge(here: Context, alert_id: str, actor: store.Actor) -> Alert:

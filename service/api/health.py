@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import historian
 from pipeline.historian import to_ms, writing
-from service import store
+from service import hold, store
+from service.alerts import rfc3339
 from service.api.context import STALE_AFTER, Context, Here
 from service.api.schemas import Check, Liveness, Readiness
 
@@ -54,17 +55,23 @@ def _checks(here: Context) -> dict[str, Check]:
             historian.tally(connection, "write_probe", 0)
             newest = historian.data_clock(connection)
             run = store.last_scoring_run(connection)
+            on_hold = hold.current(connection)
+            held = store.count_held(connection)
     except SQLAlchemyError as error:
         return {"database": Check(status="fail", detail=f"no write: {type(error).__name__}")}
     checks["database"] = Check(status="pass", detail="takes writes")
     checks["data"] = _age_check("newest reading", newest, now)
     checks["scoring"] = _age_check("last scored day", run["as_of"] if run else None, now)
     champion = here.champion()
-    checks["model"] = (
-        Check(status="pass", detail=champion.version)
-        if champion
-        else Check(status="fail", detail="no model is registered as champion")
-    )
+    if champion is None:
+        checks["model"] = Check(status="fail", detail="no model is registered as champion")
+    elif on_hold is not None:
+        since = rfc3339(on_hold.opened_at)
+        checks["model"] = Check(
+            status="warn", detail=f"{champion.version} on hold since {since}: nobody is told of {held} alerts"
+        )
+    else:
+        checks["model"] = Check(status="pass", detail=champion.version)
     return checks
 
 
@@ -103,6 +110,8 @@ class _Figures(Collector):
             attempts = _attempts(connection)
             stale = _stale_gates(connection, now)
             rate = store.last_alarm_rate(connection)
+            on_hold = hold.current(connection) is not None
+            held = store.count_held(connection)
         yield _counter("mqtt_messages_received", "Messages taken from MQTT.", "result", _received(tallies))
         if newest is not None:
             yield _gauge("newest_reading_timestamp_seconds", "Event time of the newest reading.", newest.timestamp())
@@ -126,6 +135,8 @@ class _Figures(Collector):
             if rate.per_gate_year is not None:
                 yield _gauge("false_alarms_per_gate_year", "False alarms of the last 365 days.", rate.per_gate_year)
             yield _gauge("alarm_budget_per_gate_year", "False alarms that were agreed to.", rate.budget_per_gate_year)
+        yield _gauge("model_on_hold", "1 while new alerts are told to nobody.", on_hold)
+        yield _gauge("alerts_held", "Alerts that nobody has been told of.", held)
         champion = self.here.champion()
         if champion:
             info = InfoMetricFamily("sluicewatch_model", "The model that scores now.")

@@ -14,6 +14,7 @@ SCOPES: dict[str, str] = {
     "alerts:write": "acknowledge and resolve alerts",
     "feedback:write": "record maintenance",
     "models:read": "registered models",
+    "models:activate": "let a model speak: release one that is on hold",
     "webhooks:admin": "webhook endpoints and their deliveries",
 }
 """What a key may do. A route without one of these is refused by a test."""

@@ -1,17 +1,19 @@
-"""What the system itself keeps: messages it could not use, and the models it has."""
+"""What the system itself keeps: messages it could not use, and the models it has, one of them perhaps on hold."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from models import registry
-from service import store
+from pipeline.historian import writing
+from service import hold, store
 from service.api import paging, queries
-from service.api.auth import needs
+from service.api.auth import Principal, actor_of, needs
 from service.api.context import Here
-from service.api.schemas import AlarmRateOut, ModelOut, Page, QuarantineOut
+from service.api.schemas import AlarmRateOut, HoldOut, ModelOut, Page, QuarantineOut, ReleaseIn, ReleaseOut
 
 router = APIRouter(prefix="/api/v1", tags=["records"])
 
@@ -40,7 +42,10 @@ def list_models(here: Here) -> Page[ModelOut]:
     """List the registered models, each with its aliases; the one that scores now with the false alarms it makes here."""
     with here.engine.connect() as connection:
         rate = store.last_alarm_rate(connection)
+        on_hold = hold.current(connection)
+        held = store.count_held(connection)
     achieved = AlarmRateOut.model_validate(rate) if rate else None
+    held_back = HoldOut(since=on_hold.opened_at, alerts_held=held, **_told(on_hold.detail)) if on_hold else None
     return Page(
         items=[
             ModelOut(
@@ -52,7 +57,22 @@ def list_models(here: Here) -> Page[ModelOut]:
                 calibration="calibrated here" if model.calibrated_here else "not yet calibrated here",
                 budget_per_gate_year=model.budget_per_gate_year,
                 alarm_rate=achieved if registry.CHAMPION in model.aliases else None,
+                on_hold=held_back if registry.CHAMPION in model.aliases else None,
             )
             for model in here.list_models()
         ]
     )
+
+
+def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: detail[name] for name in ("as_of", "gates", "gates_with_verdict")}
+
+
+@router.post("/models/release")
+def release_model(
+    here: Here, request: Request, who: Annotated[Principal, needs("models:activate")], given: ReleaseIn
+) -> ReleaseOut:
+    """Take the model off hold: what was held of alerts still open goes out now."""
+    with writing(here.engine) as connection:
+        released = hold.release(connection, here.clock(), actor=actor_of(who, request), reason=given.reason)
+    return ReleaseOut.model_validate(released)

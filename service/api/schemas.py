@@ -281,6 +281,7 @@ class AlertOut(Out):
     resolution: str | None
     finding: str | None
     note: str | None
+    held: bool = Field(description="Nobody has been told: its day is still being scored, or the model is on hold.")
 
 
 class ResolveIn(In):
@@ -405,6 +406,29 @@ class AlarmRateOut(Out):
     is_over_budget: bool = Field(description="Proven: the lower bound is above the budget.")
 
 
+class HoldOut(Out):
+    """Why new alerts are shown and nobody is told of them."""
+
+    since: Instant
+    as_of: Instant = Field(description="The scored day on which too many gates opened cases.")
+    gates: int = Field(description="Gates that opened cases that day.")
+    gates_with_verdict: int
+    alerts_held: int = Field(description="Alerts that nobody has been told of.")
+
+
+class ReleaseIn(In):
+    """Why a model on hold may speak again."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NOTE)]
+
+
+class ReleaseOut(Out):
+    """What became of the alerts that were held."""
+
+    told: int = Field(description="Their notices go out now.")
+    dropped: int = Field(description="They were resolved meanwhile; their notices are never sent.")
+
+
 class ModelOut(Out):
     """A registered model."""
 
@@ -416,6 +440,7 @@ class ModelOut(Out):
     calibration: Calibration
     budget_per_gate_year: float = Field(description="False alarms per gate and year that the threshold was tuned for.")
     alarm_rate: AlarmRateOut | None = Field(description="Achieved here, told with the model that scores now; else null.")
+    on_hold: HoldOut | None = Field(description="While its new alerts are told to nobody; else null.")
 
 
 class Check(Out):

@@ -134,6 +134,8 @@ def ingest(mqtt: str, database: str, client_id: str, mqtt_version: Any, mqtt_ca:
 @public_url_option
 @option("--grace-s", type=float, default=900.0, show_default=True, help="Wait after midnight for late readings (wall clock).")
 @option("--backlog-days", type=int, default=60, show_default=True, help="A first run goes back no further.")
+@option("--hold-share", type=float, default=0.2, show_default=True, help="More of the gates with new cases in a day: on hold.")
+@option("--hold-gates", type=int, default=3, show_default=True, help="Fewer gates with new cases never put a model on hold.")
 @option("--every-s", type=click.FloatRange(0.05, 3600), default=60.0, show_default=True, help="How often to look for a day.")
 @option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
 @health_option
@@ -165,6 +167,7 @@ def score(health_port: int | None, every_s: float, jobs: int, **given: Any) -> N
             backlog=timedelta(days=settings.backlog_days),
             public_url=settings.public_url,
             jobs=jobs,
+            hold_rule=settings.hold_rule,
             state=state,
         )
 

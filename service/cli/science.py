@@ -155,7 +155,7 @@ def evaluate(folder: Path, forecasts: Path, beside: tuple[str, ...], report: Pat
 
 @click.group(name="models")
 def models_group() -> None:
-    """List, show, verify, tune, compare, promote and roll back trained models."""
+    """List, show, verify, tune, compare, promote, roll back and release trained models."""
 
 
 @models_group.command(name="list")
@@ -398,6 +398,25 @@ def models_tune(
         f"here on {policy.tuned_gate_years:.1f} gate-years with {policy.tuned_false_alarms} false alarms; "
         f"`sluicewatch models promote {tuned.version}` puts it to work"
     )
+
+
+@models_group.command(name="release")
+@option("--reason", required=True, help="Why its alerts may be told; it is kept in the audit trail.")
+@database_option
+def models_release(reason: str, database: str) -> None:
+    """Take the model off hold: notices of alerts that are still open go out, the others are dropped.
+
+    \b
+    sluicewatch models release --reason "the flood is real: seen on site"
+    """
+    from pipeline import historian
+    from service import hold
+
+    if not reason.strip():
+        raise BadInput("reason: must say why; got nothing")
+    with historian.writing(open_database(database)) as connection:
+        released = hold.release(connection, wall(), actor=actor(), reason=reason.strip())
+    click.echo(f"released: {released.told} alerts are told, {released.dropped} were resolved meanwhile and are not")
 
 
 @models_group.command(name="rollback")

@@ -36,8 +36,18 @@ from service.store.forecast import (
     save_scoring_run,
     scored_gates,
 )
+from service.store.held import (
+    count_held,
+    drop_held,
+    gates_with_new_cases,
+    hold_alert,
+    is_held,
+    list_held,
+    lock_events,
+    tell_held,
+)
 from service.store.key import add_api_key, find_api_key, list_api_keys, revoke_api_key, touch_api_key
-from service.store.notice import open_notices, save_notice
+from service.store.notice import last_notice, open_notices, save_notice
 from service.store.schema import alembic_config, check_schema, migrate
 from service.store.tables import (
     DELIVERY,
@@ -83,19 +93,25 @@ __all__ = [
     "change_endpoint",
     "check_schema",
     "count_alerts",
+    "count_held",
     "delete_endpoint",
     "deliveries",
     "delivery_figures",
+    "drop_held",
     "endpoints",
     "events",
     "find_api_key",
     "forecasts",
     "gate_days",
+    "gates_with_new_cases",
     "gates_with_verdict",
     "get_alert",
     "get_delivery",
     "get_endpoint",
+    "hold_alert",
+    "is_held",
     "last_alarm_rate",
+    "last_notice",
     "last_scoring_run",
     "latest_forecast",
     "list_api_keys",
@@ -103,10 +119,12 @@ __all__ = [
     "list_audit",
     "list_deliveries",
     "list_endpoints",
+    "list_held",
     "live_secrets",
     "load_case_log",
     "load_cases",
     "load_gates",
+    "lock_events",
     "log_cases",
     "migrate",
     "open_notices",
@@ -122,6 +140,7 @@ __all__ = [
     "save_scoring_run",
     "scored_gates",
     "scoring_runs",
+    "tell_held",
     "touch_api_key",
     "unresolved_alerts",
 ]

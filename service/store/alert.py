@@ -18,6 +18,7 @@ from service.events import Gate, alert_event
 from service.store.audit_trail import append_audit
 from service.store.event import publish
 from service.store.forecast import gate_of
+from service.store.held import hold_alert
 from service.store.tables import UNRESOLVED, Actor, Conflict, Json, NotFound, Row, alerts, all_rows, cases, first_row
 
 
@@ -95,9 +96,18 @@ def count_alerts(connection: Connection) -> dict[str, int]:
 
 
 def apply_change(
-    connection: Connection, change: Change, *, actor: Actor, public_url: str, gate: Gate | None = None, reason: str = ""
+    connection: Connection,
+    change: Change,
+    *,
+    actor: Actor,
+    public_url: str,
+    gate: Gate | None = None,
+    reason: str = "",
+    held: bool = False,
 ) -> Alert:
     """Write one step of an alert with its event, its outbox rows and its audit row, and return the alert as it is now.
+
+    Of an alert opened as `held` nobody is told before `service.store.held` lets it go.
 
     Raises
     ------
@@ -108,6 +118,8 @@ def apply_change(
     values = {name: getattr(after, name) for name in Alert.__dataclass_fields__}
     if before is None:
         connection.execute(sa.insert(alerts).values(values))
+        if held:
+            hold_alert(connection, after.alert_id, after.opened_as_of)
     else:
         where = sa.and_(alerts.c.alert_id == before.alert_id, alerts.c.version == before.version)
         if connection.execute(sa.update(alerts).where(where).values(values)).rowcount != 1:

@@ -105,7 +105,7 @@ def delete_endpoint(connection: Connection, endpoint_id: str, *, at: datetime, a
     before = get_endpoint(connection, endpoint_id)
     connection.execute(sa.update(endpoints).where(endpoints.c.endpoint_id == endpoint_id).values(state="deleted"))
     connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
-    pending = sa.and_(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == "pending")
+    pending = sa.and_(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state.in_(("pending", "held")))
     connection.execute(sa.update(deliveries).where(pending).values(state="failed", finished_at=at))
     append_audit(connection, at=at, actor=actor, action="endpoint.deleted", subject=endpoint_id, before={"url": before["url"]})
 

@@ -10,22 +10,22 @@ from sqlalchemy.engine import Connection
 
 from service.events import Event, body, endpoint_event
 from service.store.endpoint import get_endpoint
+from service.store.held import is_held, lock_events
 from service.store.tables import Row, all_rows, deliveries, endpoints, events
-
-_EVENT_LOCK = 7_305_100_001  # any number of our own; PostgreSQL's advisory locks have no names
 
 
 def publish(connection: Connection, event: Event) -> int:
     """Append an event to the log and one outbox row for each endpoint that wants it; return the event's number.
 
     Numbers appear in the order in which transactions commit, so that a reader who has seen number n misses nothing
-    below n: on PostgreSQL writers of events take turns, on SQLite all writers do.
+    below n: on PostgreSQL writers of events take turns, on SQLite all writers do. What concerns a held alert is held.
     """
     event_sequence = _append_event(connection, event)
+    state = "held" if is_held(connection, event.subject) else "pending"
     wanting = sa.select(endpoints).where(endpoints.c.state == "active")
     for endpoint in all_rows(connection.execute(wanting)):
         if not endpoint["event_types"] or event.type in endpoint["event_types"]:
-            _enqueue(connection, event, event_sequence, endpoint)
+            _enqueue(connection, event, event_sequence, endpoint, state)
     return event_sequence
 
 
@@ -40,8 +40,7 @@ def ping_endpoint(connection: Connection, endpoint_id: str, at: datetime) -> str
 
 
 def _append_event(connection: Connection, event: Event) -> int:
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_EVENT_LOCK)))
+    lock_events(connection)
     inserted = connection.execute(
         sa.insert(events).values(
             type=event.type,
@@ -57,7 +56,7 @@ def _append_event(connection: Connection, event: Event) -> int:
     return int(key[0])
 
 
-def _enqueue(connection: Connection, event: Event, event_sequence: int, endpoint: Row) -> str:
+def _enqueue(connection: Connection, event: Event, event_sequence: int, endpoint: Row, state: str = "pending") -> str:
     webhook_id = f"msg_{uuid.uuid4().hex}"
     connection.execute(
         sa.insert(deliveries).values(
@@ -68,7 +67,7 @@ def _enqueue(connection: Connection, event: Event, event_sequence: int, endpoint
             subject=event.subject,
             sequence=event.sequence,
             body=body(event, endpoint["locale"]),
-            state="pending",
+            state=state,
             attempts=0,
             created_at=event.at,
         )

@@ -10,7 +10,7 @@ from service.events import Gate, notice_event
 from service.store.audit_trail import append_audit
 from service.store.event import publish
 from service.store.forecast import gate_of
-from service.store.tables import Actor, Conflict, all_rows, notices
+from service.store.tables import Actor, Conflict, all_rows, first_row, notices
 
 
 def open_notices(connection: Connection, kind: str | None = None) -> list[Notice]:
@@ -19,6 +19,13 @@ def open_notices(connection: Connection, kind: str | None = None) -> list[Notice
     if kind is not None:
         query = query.where(notices.c.kind == kind)
     return [Notice(**row) for row in all_rows(connection.execute(query.order_by(notices.c.opened_at, notices.c.notice_id)))]
+
+
+def last_notice(connection: Connection, kind: str) -> Notice | None:
+    """The newest notice of a kind, under way or ended."""
+    query = sa.select(notices).where(notices.c.kind == kind).order_by(notices.c.opened_at.desc(), notices.c.key.desc())
+    row = first_row(connection.execute(query.limit(1)))
+    return None if row is None else Notice(**row)
 
 
 def save_notice(connection: Connection, notice: Notice, *, actor: Actor, gate: Gate | None = None) -> None:

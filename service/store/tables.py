@@ -131,6 +131,12 @@ alerts = sa.Table(
         postgresql_where=sa.text("state != 'resolved'"),
     ),
 )
+held_alerts = sa.Table(
+    "held_alerts",
+    metadata,
+    sa.Column("alert_id", sa.String(64), primary_key=True),
+    sa.Column("as_of", UtcMillis, nullable=False),
+)
 notices = sa.Table(
     "notices",
     metadata,

@@ -70,6 +70,8 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("models", "tune", "{tmp}/n", "--registry", "{tmp}/r"), "does not exist"),
         (("models", "tune", "sample_data/basin", "--registry", "{tmp}/r"), "gate-years, 60 are needed to tune a threshold"),
         (("models", "rollback", "--registry", "{tmp}/r"), "no previous champion"),
+        (("score", "--hold-share", "1.2", "--database", "sqlite:///{tmp}/d.sqlite"), "hold_share: Input should be less than or"),
+        (("models", "release", "--reason", " ", "--database", "sqlite:///{tmp}/d.sqlite"), "reason: must say why; got nothing"),
         (("keys", "create", "x", "--scope", "everything", "--database", "sqlite:///{tmp}/d.sqlite"), "scopes: allowed are"),
     ],
 )

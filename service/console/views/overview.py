@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy.engine import Connection
 
 from models.watch import AlarmRate
-from service import store
+from service import hold, store
 from service.alerts import SEVERITIES, Notice
 from service.api import queries
 from service.api.context import ModelInfo
@@ -70,6 +70,7 @@ class Overview:
     actions: tuple[ActionRow, ...]
     actions_left_out: int
     nothing_to_do: str
+    on_hold: str
     alarm_rate: AlarmRateLine | None
     notices: tuple[NoticeRow, ...]
     stations: tuple[Station, ...]
@@ -92,6 +93,7 @@ def overview(connection: Connection, now: datetime, words: Words, champion: Mode
         actions=tuple(action(alert, fleet, now, words) for alert in unresolved),
         actions_left_out=max(0, sum(counts.values()) - len(unresolved)),
         nothing_to_do=_nothing_to_do(run, len(fleet.standings) - without_verdict, without_verdict, words),
+        on_hold=_on_hold(connection, now, words),
         alarm_rate=_alarm_rate(store.last_alarm_rate(connection), words),
         notices=tuple(_notice(notice, fleet, now, words) for notice in store.open_notices(connection)[:NOTICES_SHOWN]),
         stations=_stations(fleet, words),
@@ -105,6 +107,14 @@ def _nothing_to_do(run: store.Row | None, judged: int, without_verdict: int, wor
     day = site_day(run["as_of"], "UTC")
     text = f"{words('actions.none')} {words('actions.none_scored', day=day, n=judged)}"
     return f"{text} {words('actions.some_unjudged', n=without_verdict)}" if without_verdict else text
+
+
+def _on_hold(connection: Connection, now: datetime, words: Words) -> str:
+    notice = hold.current(connection)
+    if notice is None:
+        return ""
+    told = {"gates": notice.detail["gates"], "of": notice.detail["gates_with_verdict"], "n": store.count_held(connection)}
+    return words("on_hold.value", since=words.duration(now - notice.opened_at), **told)
 
 
 def _alarm_rate(rate: AlarmRate | None, words: Words) -> AlarmRateLine | None:

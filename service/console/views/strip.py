@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.engine import Connection
 
-from service import store
+from service import hold, store
 from service.api.context import STALE_AFTER, ModelInfo
 from service.console.views.parts import Fleet, whole_fleet
 from service.console.words import Words, site_day, site_time
@@ -46,6 +46,7 @@ def strip_of(
     flowing = newest is not None and now - newest < NO_NEW_DATA_AFTER
     scored = run is not None and now - run["as_of"] <= 2 * STALE_AFTER
     uncalibrated = champion is not None and not champion.calibrated_here
+    on_hold = hold.current(connection) is not None
     figures = store.delivery_figures(connection)
     failed, disabled = figures["by_state"].get("failed", 0), figures["endpoints_disabled"]
     receivers = len(store.list_endpoints(connection))
@@ -72,8 +73,8 @@ def strip_of(
         item(
             "model",
             champion.version if champion else words("strip.no_model"),
-            words("strip.uncalibrated") if uncalibrated else "",
-            champion is not None,
+            words("strip.on_hold") if on_hold else words("strip.uncalibrated") if uncalibrated else "",
+            champion is not None and not on_hold,
         ),
         item(
             "webhooks",

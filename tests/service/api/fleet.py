@@ -321,3 +321,14 @@ def make_app(engine: Engine, registry: Path) -> FastAPI:
 def make_key(engine: Engine, *scopes: str, name: str = "Duty desk") -> keys.NewKey:
     """A live key; without scopes, one that may do everything."""
     return auth.create_key(engine, name=name, scopes=scopes or tuple(keys.SCOPES), at=NOW - DAY, actor=TEST)
+
+
+def put_on_hold(engine: Engine, alert_ids: list[str]) -> None:
+    """As if nobody had been told of some alerts, for too many gates had opened cases that day."""
+    detail = {"as_of": life.rfc3339(TODAY), "model_version": VERSION, "gates": 9, "gates_with_verdict": 21}
+    with writing(engine) as connection:
+        store.save_notice(connection, life.open_notice("model.on_hold", VERSION, NOW, detail=detail), actor=TEST)
+        for alert_id in alert_ids:
+            store.hold_alert(connection, alert_id, TODAY)
+            mine = store.deliveries.c.subject == alert_id
+            connection.execute(sa.update(store.deliveries).where(mine).values(state="held"))

@@ -50,6 +50,7 @@ def test_names_of_operations_stay_as_they_are_for_generated_clients(schema: dict
         "get_delivery",
         "list_quarantine",
         "list_models",
+        "release_model",
         "check_alive",
         "check_ready",
         "show_metrics",

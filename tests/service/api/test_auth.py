@@ -35,6 +35,7 @@ SCOPES = {
     ("GET", "/api/v1/webhooks/{endpoint_id}/deliveries/{webhook_id}"): "webhooks:admin",
     ("GET", "/api/v1/quarantine"): "gates:read",
     ("GET", "/api/v1/models"): "models:read",
+    ("POST", "/api/v1/models/release"): "models:activate",
 }
 
 

@@ -40,6 +40,7 @@ def test_a_model_is_listed_with_its_aliases_and_threshold(client: TestClient) ->
             "calibration": "not yet calibrated here",
             "budget_per_gate_year": 0.2,
             "alarm_rate": None,
+            "on_hold": None,
         }
     ]
 
@@ -66,3 +67,41 @@ def test_a_registry_that_cannot_be_read_lists_nothing_and_is_not_ready(client: T
 
     assert client.get("/api/v1/models").json()["items"] == []
     assert client.get("/readyz").json()["checks"]["model"]["status"] == "fail"
+
+
+def test_a_model_on_hold_is_told_everywhere_until_a_person_releases_it(
+    client: TestClient, fleet_engine: Engine, alert_ids: list[str]
+) -> None:
+    fleet.put_on_hold(fleet_engine, alert_ids[:2])
+    on_hold = client.get("/api/v1/models").json()["items"][0]["on_hold"]
+    ready = client.get("/readyz").json()["checks"]["model"]
+    held = {item["alert_id"]: item["held"] for item in client.get("/api/v1/alerts").json()["items"]}
+    figures = client.get("/metrics").text
+
+    answer = client.post("/api/v1/models/release", json={"reason": "seen on site"})
+
+    assert on_hold == {
+        "since": "2026-11-20T08:40:00Z",
+        "as_of": "2026-11-20T00:00:00Z",
+        "gates": 9,
+        "gates_with_verdict": 21,
+        "alerts_held": 2,
+    }
+    assert ready == {
+        "status": "warn",
+        "detail": f"{fleet.VERSION} on hold since 2026-11-20T08:40:00Z: nobody is told of 2 alerts",
+    }
+    assert held == {alert_id: alert_id in alert_ids[:2] for alert_id in alert_ids}
+    assert "sluicewatch_model_on_hold 1.0" in figures
+    assert "sluicewatch_alerts_held 2.0" in figures
+    assert (answer.status_code, answer.json()) == (200, {"told": 2, "dropped": 0})
+    assert client.get("/api/v1/models").json()["items"][0]["on_hold"] is None
+    assert not any(item["held"] for item in client.get("/api/v1/alerts").json()["items"])
+    with fleet_engine.connect() as connection:
+        (row, *_) = store.list_audit(connection)
+    assert (row["action"], row["source"], row["after"]["reason"]) == ("model.released", "api", "seen on site")
+
+
+def test_a_release_needs_a_hold_and_a_reason(client: TestClient) -> None:
+    assert client.post("/api/v1/models/release", json={"reason": "why not"}).status_code == 409
+    assert client.post("/api/v1/models/release", json={"reason": " "}).status_code == 422

@@ -120,6 +120,33 @@ def test_the_overview_says_how_many_alarms_were_false(
     assert line.endswith(told)
 
 
+@pytest.mark.parametrize(
+    ("language", "told", "strip", "delivery"),
+    [
+        (
+            "en",
+            "9 of 21 gates opened cases in one day. Alerts listed here but not sent to anyone until somebody has looked: 1",
+            "on hold: new",
+            "held: model on",
+        ),
+        ("zh-CN", "一天内 21 个闸门中有 9 个出现新告警。1 条告警列在此处", "已暂停：新告警不发送", "暂缓发送"),
+    ],
+)
+def test_every_page_says_that_the_model_is_on_hold(
+    console: TestClient, fleet_engine: Engine, alert_ids: list[str], language: str, told: str, strip: str, delivery: str
+) -> None:
+    fleet.put_on_hold(fleet_engine, alert_ids[:1])
+
+    first = page(console, f"/?lang={language}")
+
+    assert told in first.one("p", data_testid="on-hold").text
+    for path in ("/", f"/alerts/{alert_ids[0]}", f"/gates/{fleet.MEASURED}"):
+        figure = page(console, path).one("div", data_testid="strip-model")
+        assert strip in figure.text
+        assert "bad" in figure.attributes["class"]
+    assert delivery in console.get(f"/alerts/{alert_ids[0]}").text
+
+
 def test_every_gate_is_in_the_grid_with_shape_word_and_look(console: TestClient) -> None:
     cells = {one.attributes["data-gate"]: one for one in page(console).one("section", data_testid="fleet").all("a")}
 
