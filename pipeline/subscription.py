@@ -24,12 +24,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from pipeline.adapters import Message, native
+from pipeline.adapters.checks import TELEMETRY_BYTES
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
-KEPT_BYTES = native.TELEMETRY_BYTES + 1
+KEPT_BYTES = TELEMETRY_BYTES + 1
 """Of a longer message only the beginning is kept in memory: one byte above the limit suffices to refuse it."""
 CONNECT_S = 10.0
 CLOSE_S = 5.0

@@ -7,27 +7,20 @@ any other is examined part by part, so that its refusal lists every gap at once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pipeline.adapters import Decoded, Fleet, Gate, Message
+from pipeline.adapters.checks import EPOCH, FUTURE_MS, MILLISECOND, TELEMETRY_BYTES, believable, kind_of, load_json, short
 from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, check_range, find_conversion, find_quantity, split_name
 
 FILTERS = ("sluicewatch/v1/#",)
-TELEMETRY_BYTES = 65_536
 STATUS_BYTES = 4_096
-FUTURE_MS = 5 * 60_000
-"""A reading this far ahead of us is still believed: clocks differ."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-_HOUR_MS = 3_600_000
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -109,7 +102,7 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
     if not declared and not ID_PATTERN.match(component):
         raise ReadingError("wrong_topic", f"a component's name must match [A-Za-z0-9_-]{{1,128}}; got {component!r}")
     clean = _read_clean(message.payload, gate, component, declared, now_ms)
-    return clean or _examine(_load_json(message.payload), gate, component, declared, now_ms)
+    return clean or _examine(load_json(message.payload), gate, component, declared, now_ms)
 
 
 def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[str, str], now_ms: int) -> Decoded | None:
@@ -130,7 +123,7 @@ def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[st
         for item in items:
             if item.t is None or not item.values:
                 return None
-            ts_ms = (item.t - _EPOCH) // _MILLISECOND
+            ts_ms = (item.t - EPOCH) // MILLISECOND
             if not earliest <= ts_ms <= latest:
                 return None
             if (item.units or {}) != units:
@@ -174,18 +167,10 @@ def _rule(name: str, unit: str) -> _Rule:
     return conversion.factor, conversion.offset, known.low, known.high
 
 
-def _load_json(payload: bytes) -> Any:
-    """Parse JSON, letting NaN and Infinity pass, so that the refusal can name the value."""
-    try:
-        return json.loads(payload.decode())
-    except (ValueError, RecursionError) as error:
-        raise ReadingError("not_json", f"the payload must be JSON in UTF-8; {error}") from None
-
-
 def _examine(document: Any, gate: Gate, component: str, declared: Mapping[str, str], now_ms: int) -> Decoded:
     """Take a message apart that is not wholly right: keep each good value, name each gap."""
     if not isinstance(document, dict):
-        raise ReadingError("wrong_shape", f"the payload must be a JSON object; got {_kind(document)}")
+        raise ReadingError("wrong_shape", f"the payload must be a JSON object; got {kind_of(document)}")
     items = [document]
     if document.get("readings") is not None:
         items = document["readings"]
@@ -193,7 +178,7 @@ def _examine(document: Any, gate: Gate, component: str, declared: Mapping[str, s
         if beside:
             raise ReadingError("wrong_shape", f"{', '.join(beside)}: belongs inside each of `readings`, not beside it")
         if not isinstance(items, list) or not items:
-            raise ReadingError("wrong_shape", f"readings: must be a list of one or more; got {_kind(items)}")
+            raise ReadingError("wrong_shape", f"readings: must be a list of one or more; got {kind_of(items)}")
     readings: list[Reading] = []
     refusals: list[ReadingError] = []
     new: dict[str, str] = {}
@@ -220,14 +205,14 @@ def _examine(document: Any, gate: Gate, component: str, declared: Mapping[str, s
 
 def _parts(item: Any, gate: Gate, now_ms: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
     if not isinstance(item, dict):
-        raise ReadingError("wrong_shape", f"a reading must be a JSON object; got {_kind(item)}")
+        raise ReadingError("wrong_shape", f"a reading must be a JSON object; got {kind_of(item)}")
     units, values = item.get("units"), item.get("values")
     if units is None:
         units = {}
     if not isinstance(units, dict):
-        raise ReadingError("wrong_shape", f"units: must be an object of names and units; got {_kind(units)}")
+        raise ReadingError("wrong_shape", f"units: must be an object of names and units; got {kind_of(units)}")
     if not isinstance(values, dict) or not values:
-        raise ReadingError("wrong_shape", f"values: must be an object of one or more names and numbers; got {_kind(values)}")
+        raise ReadingError("wrong_shape", f"values: must be an object of one or more names and numbers; got {kind_of(values)}")
     return _instant_ms(item.get("t"), gate, now_ms), units, values
 
 
@@ -236,22 +221,9 @@ def _instant_ms(text: Any, gate: Gate, now_ms: int) -> int:
         instant = msgspec.convert(text, Instant)
     except msgspec.ValidationError:
         raise ReadingError(
-            "wrong_shape", f"t: must be RFC 3339 with an offset, as 2026-03-01T08:15:00Z; got {_short(text)}"
+            "wrong_shape", f"t: must be RFC 3339 with an offset, as 2026-03-01T08:15:00Z; got {short(text)}"
         ) from None
-    return _believable((instant - _EPOCH) // _MILLISECOND, gate, now_ms)
-
-
-def _believable(ts_ms: int, gate: Gate, now_ms: int) -> int:
-    """Return the instant unless it is a clock fault."""
-    if gate.since_ms <= ts_ms <= now_ms + FUTURE_MS:
-        return ts_ms
-    if ts_ms < gate.since_ms:
-        raise ReadingError("clock_fault", f"t: the gate began at {_utc(gate.since_ms)}; got {_utc(ts_ms)}")
-    ahead_h = (ts_ms - now_ms) / _HOUR_MS
-    named = " (8 h: local time of UTC+8 sent as if it were UTC?)" if abs(ahead_h - 8) <= 0.25 else ""
-    raise ReadingError(
-        "clock_fault", f"t: may be at most 5 min ahead of {_utc(now_ms)}; got {_utc(ts_ms)}, {ahead_h:.1f} h ahead{named}"
-    )
+    return believable((instant - EPOCH) // MILLISECOND, gate, now_ms)
 
 
 def _canonical(name: str, value: Any, units: Mapping[str, Any], declared: Mapping[str, str]) -> float:
@@ -262,9 +234,9 @@ def _canonical(name: str, value: Any, units: Mapping[str, Any], declared: Mappin
     if unit is None:
         raise ReadingError("unit_missing", f"{name}: add its unit under `units` (allowed are {allowed}) or declare the channel")
     if not isinstance(unit, str) or unit not in known.accepted:
-        raise ReadingError("wrong_unit", f"{name}: the unit must be one of {allowed}; got {_short(unit)}")
+        raise ReadingError("wrong_unit", f"{name}: the unit must be one of {allowed}; got {short(unit)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ReadingError("wrong_shape", f"{name}: must be a number; got {_short(value)}")
+        raise ReadingError("wrong_shape", f"{name}: must be a number; got {short(value)}")
     try:
         number = find_conversion(quantity, unit).apply(float(value))
     except OverflowError:
@@ -283,20 +255,4 @@ def _decode_status(payload: bytes, gate: Gate, now_ms: int) -> Decoded:
         raise ReadingError("wrong_shape", f'a status must be {{"status": "online" or "offline", "t"}}; {error}') from None
     if status.t is None or status.status == "offline":
         return Decoded()
-    return Decoded(seen={gate.gate_id: _believable((status.t - _EPOCH) // _MILLISECOND, gate, now_ms)})
-
-
-def _utc(ts_ms: int) -> str:
-    within_calendar_ms = min(max(ts_ms, -62_135_596_800_000), 253_402_300_799_999)  # an offset may lead out of years 1..9999
-    return f"{_EPOCH + timedelta(milliseconds=within_calendar_ms):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "nothing"}.get(
-        type(value), "a number"
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else _kind(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return Decoded(seen={gate.gate_id: believable((status.t - EPOCH) // MILLISECOND, gate, now_ms)})

@@ -21,6 +21,8 @@ from pipeline.errors import BadInput
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from pipeline.adapters.mapping import DeviceMap
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +58,12 @@ registry_option = option(
     help="Folder of the trained models.",
 )
 mqtt_option = option("--mqtt", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt://[USER:PASSWORD@]HOST:PORT")
+mapping_option = option(
+    "--mapping",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Which foreign devices are which gates (docs/guides/mapping.md).",
+)
 health_option = option(
     "--health-port", type=click.IntRange(0, 65535), default=None, help="Serve /livez, /readyz and /metrics here."
 )
@@ -128,6 +136,23 @@ def open_database(database: str, *, migrated: bool = True) -> Engine:
         reason = str(error.orig).strip().splitlines()[0]
         raise BadInput(f"database: {engine.url.render_as_string()} cannot be opened; {reason}") from None
     return engine
+
+
+def load_mapping(file: Path | None, engine: Engine) -> DeviceMap:
+    """Read the mapping file, if there is one, and check it against the registered gates."""
+    import sqlalchemy as sa
+
+    from pipeline import historian
+    from pipeline.adapters.mapping import DeviceMap, read_mapping
+
+    if file is None:
+        return DeviceMap()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"mapping: {file} cannot be read; {error}") from None
+    with engine.connect() as connection:
+        return read_mapping(text, set(connection.scalars(sa.select(historian.gates.c.gate_id))))
 
 
 def actor() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,8 @@ from service.cli.parts import (
     database_option,
     health,
     health_option,
+    load_mapping,
+    mapping_option,
     mqtt_option,
     open_database,
     option,
@@ -59,12 +62,13 @@ def demo(**settings: Any) -> None:
 @database_option
 @registry_option
 @mqtt_option
+@mapping_option
 @public_url_option
 @secret_key_option
 @receiver_options
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
-def up(database: str, mqtt: str, **given: Any) -> None:
+def up(database: str, mqtt: str, mapping: Path | None, **given: Any) -> None:
     """Run ingest, score, deliver and serve together, on a database brought up to date first.
 
     \b
@@ -77,10 +81,11 @@ def up(database: str, mqtt: str, **given: Any) -> None:
     Settings.gather({"database": database, **{name: value for name, value in given.items() if name not in ("host", "port")}})
     engine = open_database(database, migrated=False)
     store.migrate(engine)
+    load_mapping(mapping, engine)  # refused here, before anything runs
     engine.dispose()
     refuse_taken(given["host"], given["port"])
     # every flag of the processes is an environment variable, too
-    flags = {"database": database, "mqtt": mqtt, **given}
+    flags = {"database": database, "mqtt": mqtt, "mapping": mapping, **given}
     environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
@@ -107,24 +112,36 @@ def migrate(database: str) -> None:
 @click.command()
 @mqtt_option
 @database_option
+@mapping_option
 @option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
 @option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
 @option("--mqtt-ca", type=click.Path(exists=True, dir_okay=False), default=None, help="Certificate authority for mqtts://.")
 @health_option
-def ingest(mqtt: str, database: str, client_id: str, mqtt_version: Any, mqtt_ca: str | None, health_port: int | None) -> None:
+def ingest(
+    mqtt: str,
+    database: str,
+    mapping: Path | None,
+    client_id: str,
+    mqtt_version: Any,
+    mqtt_ca: str | None,
+    health_port: int | None,
+) -> None:
     """Receive readings over MQTT, store them, then acknowledge them.
 
     \b
     sluicewatch ingest --mqtt mqtt://broker:1883 --database sqlite:///gates.sqlite
+    sluicewatch ingest --mqtt mqtt://broker:1883 --mapping mapping.toml
     """
     from pipeline.ingest import IngestState, run_ingest
     from pipeline.subscription import IngestSettings
 
     state = IngestState()
     settings = IngestSettings(mqtt_url=mqtt, client_id=client_id, version=mqtt_version, ca_file=mqtt_ca)
+    engine = open_database(database)
+    load_mapping(mapping, engine)
     stop = stop_on_signals()
     with health(health_port, live=state.stuck, ready=state.faults):
-        run_ingest(open_database(database), settings, stop=stop, clock=wall, state=state)
+        run_ingest(engine, settings, stop=stop, clock=wall, state=state)
 
 
 @click.command()

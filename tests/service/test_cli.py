@@ -59,6 +59,9 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], command: 
         (("serve", "--database", "sqlite:///{tmp}/d.sqlite", "--public-url", "nonsense"), "public_url"),
         (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "mqtt://127.0.0.1:{closed}"), "mqtt: cannot reach"),
         (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mqtt", "127.0.0.1"), "mqtt"),
+        (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mapping", "{tmp}/none.toml"), "does not exist"),
+        (("ingest", "--database", "sqlite:///{tmp}/d.sqlite", "--mapping", "{tmp}/d.sqlite"), "mapping: "),
+        (("up", "--database", "sqlite:///{tmp}/d.sqlite", "--mapping", "{tmp}/d.sqlite"), "mapping: "),
         (("deliver", "--database", "sqlite:///{tmp}/d.sqlite", "--webhook-allow-cidrs", "ten"), "webhook_allow_cidrs"),
         (("demo", "--port", "{taken}"), "port: cannot listen on 127.0.0.1:"),
         (("demo", "--history-days", "3"), "45<=x<=365"),
@@ -88,6 +91,22 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(arguments: tuple[str, ...
     assert "Traceback" not in answer.output
     if "dataset.json" not in told:  # a dataset lists all its gaps, one a line
         assert len(answer.output.strip().splitlines()) == 1
+
+
+def test_a_mapping_is_refused_with_every_gap_before_anything_runs(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/d.sqlite"
+    run("migrate", "--database", database)
+    guide = (Path(__file__).parents[2] / "docs/guides/mapping.md").read_text(encoding="utf-8")
+    (tmp_path / "mapping.toml").write_text(guide.partition("```toml")[2].partition("```")[0], encoding="utf-8")
+
+    for command in ("ingest", "up"):
+        answer = run(command, "--database", database, "--mapping", f"{tmp_path}/mapping.toml")
+
+        assert answer.exit_code == 2
+        assert answer.output.splitlines()[1:] == [
+            f"  - publisher 1: gates: gate '{gate}' is not registered; import or register it first, or mend the name"
+            for gate in ("DSH-S3-G1", "DSH-S3-G2")
+        ]
 
 
 def test_every_flag_of_a_process_can_be_an_environment_variable(tmp_path: Path) -> None:
