@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from pipeline.adapters import Gate
 from pipeline.readings import ReadingError
@@ -14,6 +16,8 @@ FUTURE_MS = 5 * 60_000
 """A reading this far ahead of us is still believed: clocks differ."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _HOUR_MS = 3_600_000
 

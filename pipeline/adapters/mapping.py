@@ -77,9 +77,20 @@ class DeviceMap:
         """The dialects that some publisher speaks."""
         return {dialect for dialect, _ in self._publishers}
 
-    def devices(self, dialect: str, publisher: str) -> Mapping[str, Device] | None:
-        """Return the devices that a publisher speaks for, by their ids; None for a publisher that nobody declared."""
-        return self._publishers.get((dialect, publisher))
+    def devices(self, dialect: str, publisher: str) -> Mapping[str, Device]:
+        """Return the devices that a publisher speaks for, by their ids.
+
+        Raises
+        ------
+        ReadingError
+            ``unknown_publisher``.
+        """
+        try:
+            return self._publishers[dialect, publisher]
+        except KeyError:
+            raise ReadingError(
+                "unknown_publisher", f"{short(publisher)} is not in the mapping file; add a [[publisher]] of dialect {dialect!r}"
+            ) from None
 
     def find(self, dialect: str, publisher: str, device_id: str, fleet: Fleet) -> Device:
         """Return a device that the publisher may speak for.
@@ -90,11 +101,7 @@ class DeviceMap:
             ``unknown_publisher``, ``unknown_device``, or ``identity_mismatch`` where the device is another publisher's or
             is called like a gate.
         """
-        devices = self._publishers.get((dialect, publisher))
-        if devices is None:
-            raise ReadingError(
-                "unknown_publisher", f"{short(publisher)} is not in the mapping file; add a [[publisher]] of dialect {dialect!r}"
-            )
+        devices = self.devices(dialect, publisher)
         device = devices.get(device_id)
         if device is not None:
             return device

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from pipeline.adapters import Decoded, Fleet, Gate, Message
-from pipeline.adapters.checks import EPOCH, FUTURE_MS, MILLISECOND, TELEMETRY_BYTES, believable, kind_of, load_json, short
+from pipeline.adapters.checks import (
+    EPOCH,
+    FUTURE_MS,
+    MILLISECOND,
+    TELEMETRY_BYTES,
+    Instant,
+    believable,
+    kind_of,
+    load_json,
+    short,
+)
 from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, check_range, find_conversion, find_quantity, split_name
 
 FILTERS = ("sluicewatch/v1/#",)
 STATUS_BYTES = 4_096
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _OneReading(msgspec.Struct, gc=False):

@@ -54,7 +54,6 @@ def gaps_of(text: str) -> list[str]:
 def test_a_mapping_ties_devices_to_gates_and_names_to_channels() -> None:
     devices = read_mapping(GOOD, GATES).devices("iotda", "gateway-3")
 
-    assert devices is not None
     assert {device_id: device.gate_id for device_id, device in devices.items()} == {
         "s3-gate1": "DSH-S3-G1",
         "s3-gate2": "DSH-S3-G2",
@@ -70,7 +69,6 @@ def test_a_mapping_ties_devices_to_gates_and_names_to_channels() -> None:
 def test_names_that_are_known_and_not_wanted_are_told_by_false() -> None:
     devices = read_mapping(GOOD, GATES).devices("iotda", "gateway-3")
 
-    assert devices is not None
     signals = devices["s3-gate1"].signals
     assert [signals.ignore(name) for name in ("Battery/level", "Battery/", "battery/level", "Vibration/noise")] == [
         True,
