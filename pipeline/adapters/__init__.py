@@ -1,8 +1,9 @@
 """From a device's dialect to readings: what every adapter takes and gives. No network, no database, no clock.
 
-An adapter is one module with ``FILTERS`` (what to subscribe to) and ``decode(message, fleet, now_ms) -> Decoded``. It
-never raises for what a device sent: the smallest part that is wrong (a value, a reading, else the message) is refused
-with a reason and a line of explanation, and what is good beside it is kept.
+An adapter has ``FILTERS`` (what to subscribe to) and ``decode(message, fleet, now_ms) -> Decoded``, which depends on
+nothing but its arguments; one of a foreign dialect is made with the mapping file (`pipeline.adapters.mapping`). It never
+raises for what a device sent: the smallest part that is wrong (a value, a reading, else the message) is refused with a
+reason and a line of explanation, and what is good beside it is kept.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pipeline.readings import Channel, Reading, ReadingError
 
 
 class Message(NamedTuple):
-    """One MQTT message as it came; `retained` means that the broker had kept it, so it may be old."""
+    """One MQTT message as it came; `retained` means that the broker had kept it, so it may be old.
+
+    `known` is what its publisher said before and leans on now: the names that a Sparkplug birth gave to aliases.
+    """
 
     topic: str
     payload: bytes
     retained: bool = False
+    known: object = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Collector:
         except ReadingError as refusal:
             self.refuse(where, refusal)
             return
-        of_component: dict[str, dict[str, float]] = {}
+        of_component: dict[str, list[dict[str, float]]] = {}
         for name, value in values:
             signal = device.signals.used.get(name)
             if signal is None:
@@ -78,9 +78,13 @@ class Collector:
             except ReadingError as refusal:
                 self.refuse(f"{where}: {short(name)}" if where else short(name), refusal)
                 continue
-            of_component.setdefault(signal.component, {})[signal.name] = number
+            found = of_component.setdefault(signal.component, [{}])
+            if signal.name in found[-1]:
+                found.append({})  # said twice: which one stays is not ours to decide
+            found[-1][signal.name] = number
             self._learn(gate.gate_id, signal)
-        self._readings += [Reading(gate.gate_id, component, ts_ms, found) for component, found in of_component.items()]
+        for component, found in of_component.items():
+            self._readings += [Reading(gate.gate_id, component, ts_ms, together) for together in found]
 
     def _learn(self, gate_id: str, signal: Signal) -> None:
         key = (gate_id, signal.component, signal.name)
