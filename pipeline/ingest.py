@@ -1,4 +1,6 @@
-"""Ingest: an MQTT subscriber that stores a message before it acknowledges it. It never publishes.
+"""Ingest: an MQTT subscriber that stores a message before it acknowledges it.
+
+It publishes nothing, but for the one command by which Sparkplug's edge nodes are asked for their births, if that is allowed.
 
 Messages are collected, stored in one transaction, and acknowledged in arrival order after its commit. A batch ends by
 number, by size, by time, or when the socket falls silent: a broker that hands out only twenty unacknowledged messages
@@ -23,7 +25,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.engine import Engine
 
 from pipeline import historian
-from pipeline.adapters import Message
+from pipeline.adapters import Message, sparkplug
+from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.intake import Registry, Stored, put_aside, store_messages
 from pipeline.readings import ReadingError
 from pipeline.subscription import BrokerError, IngestSettings, Subscription
@@ -37,6 +40,7 @@ CONNECTED = Gauge("sluicewatch_mqtt_connected", "1 while the broker delivers to 
 COMMIT_SECONDS = Histogram("sluicewatch_ingest_commit_duration_seconds", "Decoding, storing and committing one batch")
 LAG_SECONDS = Gauge("sluicewatch_ingest_lag_seconds", "Now minus the newest event time of the newest commit")
 LAST_COMMIT = Gauge("sluicewatch_ingest_last_commit_timestamp_seconds", "When the newest batch was committed")
+MISSED = Counter("sluicewatch_sparkplug_messages_missed", "Messages of edge nodes that their sequence numbers miss")
 UNACKED = Gauge("sluicewatch_ingest_unacked_messages", "Messages received and not yet acknowledged")
 
 FLUSH_IDLE_S = 0.002
@@ -46,6 +50,8 @@ NOTICE_STOP_S = 0.25
 STORAGE_SLOW_S = 5.0
 STUCK_S = 120.0
 LONGEST_WAIT_S = 5.0
+REBIRTH_EVERY_S = 60.0
+"""An edge node is asked for its births at most so often."""
 STEADY_S = 10.0
 """A connection that lasted this long was a good one; waiting between attempts starts small again."""
 
@@ -82,6 +88,7 @@ def run_ingest(
     stop: threading.Event,
     clock: Callable[[], datetime],
     state: IngestState | None = None,
+    dialects: Dialects = NATIVE,
 ) -> None:
     """Receive, store and acknowledge until `stop` is set; then store what is at hand, acknowledge it and disconnect.
 
@@ -96,6 +103,8 @@ def run_ingest(
         Returns the present, aware UTC; a reading more than 5 min ahead of it is a clock fault.
     state : IngestState, optional
         Kept up to date for a health port.
+    dialects : Dialects
+        What devices may speak; the native dialect alone without a mapping file.
 
     Raises
     ------
@@ -107,7 +116,7 @@ def run_ingest(
     # look for cycles took a quarter of the time (measured).
     gc.set_threshold(200_000)
     try:
-        _Ingest(engine, settings, stop, clock, state or IngestState()).run()
+        _Ingest(engine, settings, stop, clock, state or IngestState(), dialects).run()
     finally:
         gc.set_threshold(*thresholds)
 
@@ -120,12 +129,16 @@ class _Ingest:
         stop: threading.Event,
         clock: Callable[[], datetime],
         state: IngestState,
+        dialects: Dialects,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._stop = stop
         self._clock = clock
         self._state = state
+        self._dialects = dialects
+        self._missed = 0
+        self._asked_at: dict[str, float] = {}
         self._registry = Registry()
         self._refused = 0
         self._told_at = float("-inf")
@@ -135,7 +148,7 @@ class _Ingest:
         failures = 0
         while not self._stop.is_set():
             started = time.monotonic()
-            link = Subscription(self._settings)
+            link = Subscription(self._settings, self._dialects.filters, self._dialects.unwanted)
             try:
                 link.open()
                 ever_connected = True
@@ -178,6 +191,19 @@ class _Ingest:
         self._store(link.inbox)
         link.acknowledge()
         UNACKED.set(0)
+        if self._dialects.sparkplug is not None:
+            self._look_after(self._dialects.sparkplug, link)
+
+    def _look_after(self, adapter: sparkplug.Adapter, link: Subscription) -> None:
+        """Count what edge nodes lost on the way, and ask those for their births that we cannot understand."""
+        MISSED.inc(adapter.missed - self._missed)
+        self._missed = adapter.missed
+        now = time.monotonic()
+        for publisher in adapter.rebirth_wanted if self._settings.sparkplug_rebirth else ():
+            if now - self._asked_at.get(publisher, float("-inf")) >= REBIRTH_EVERY_S:
+                self._asked_at[publisher] = now
+                log.info("asking edge node %s for its births", publisher)
+                link.publish(*sparkplug.rebirth_request(publisher, historian.to_ms(self._clock())))
 
     def _save(self, link: Subscription) -> None:
         """Store what a lost connection had brought. It comes again and changes nothing, unless the broker lost it too."""
@@ -189,6 +215,7 @@ class _Ingest:
 
     def _store(self, messages: Sequence[Message]) -> None:
         self._state.storing_since = time.monotonic()
+        messages = self._dialects.receive(messages)
         try:
             self._transact(messages)
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
@@ -212,7 +239,7 @@ class _Ingest:
         try:
             with COMMIT_SECONDS.time(), historian.writing(self._engine) as connection:
                 if refusal is None:
-                    stored = store_messages(connection, self._registry, messages, now)
+                    stored = store_messages(connection, self._registry, messages, now, self._dialects)
                 else:
                     stored = put_aside(connection, messages, refusal, now)
         except sa.exc.SQLAlchemyError:

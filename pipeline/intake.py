@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from pipeline import historian
-from pipeline.adapters import Decoded, Gate, Message, native
+from pipeline.adapters import Decoded, Gate, Message
+from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS, Channel, ReadingError
 
@@ -181,7 +182,9 @@ _DOUBTFUL = frozenset({"unknown_gate", "identity_mismatch", "unit_missing", "clo
 _Rows = dict[int, dict[int, list[float]]]  # series -> instant -> cells, NaN where nothing was measured
 
 
-def store_messages(connection: Connection, registry: Registry, messages: Sequence[Message], now: datetime) -> Stored:
+def store_messages(
+    connection: Connection, registry: Registry, messages: Sequence[Message], now: datetime, dialects: Dialects = NATIVE
+) -> Stored:
     """Decode messages and write all that follows from them; the caller commits.
 
     Parameters
@@ -193,8 +196,10 @@ def store_messages(connection: Connection, registry: Registry, messages: Sequenc
     messages : sequence of Message
     now : datetime
         The present, aware UTC.
+    dialects : Dialects
+        Their `receive` has seen the messages; decoding is repeated where the registry may be out of date.
     """
-    decoded = _decode_all(connection, registry, messages, to_ms(now))
+    decoded = _decode_all(connection, registry, messages, to_ms(now), dialects)
     _learn(connection, registry, decoded)
 
     stored = Stored()
@@ -249,18 +254,20 @@ def put_aside(connection: Connection, messages: Sequence[Message], refusal: Read
     return stored
 
 
-def _decode_all(connection: Connection, registry: Registry, messages: Sequence[Message], now_ms: int) -> list[Decoded]:
+def _decode_all(
+    connection: Connection, registry: Registry, messages: Sequence[Message], now_ms: int, dialects: Dialects
+) -> list[Decoded]:
     registry.keep_fresh(connection)
-    decoded = [_decode(message, registry, now_ms) for message in messages]
+    decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
     doubtful = any(refusal.reason in _DOUBTFUL for found in decoded for refusal in found.refusals)
     if doubtful and registry.keep_fresh(connection, doubted=True):
-        decoded = [_decode(message, registry, now_ms) for message in messages]
+        decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
     return decoded
 
 
-def _decode(message: Message, registry: Registry, now_ms: int) -> Decoded:
+def _decode(message: Message, registry: Registry, now_ms: int, dialects: Dialects) -> Decoded:
     try:
-        return native.decode(message, registry, now_ms)
+        return dialects.decode(message, registry, now_ms)
     except Exception as error:  # outermost for one message: a fault of ours must not stop those behind it
         log.exception("cannot decode a message on %s", message.topic)
         return Decoded(refusals=[ReadingError("internal_error", f"{type(error).__name__}: {error}")])

@@ -1,4 +1,4 @@
-"""One subscriber's connection to an MQTT broker: receive, and acknowledge when told to. It never publishes.
+"""One subscriber's connection to an MQTT broker: receive, and acknowledge when told to.
 
 It keeps no thread and no clock of the world: whoever owns it calls `Subscription.turn` again and again, and nothing is
 read in between, which is the back-pressure. Only public methods of paho are called; one private method is overridden to
@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -48,18 +49,19 @@ class IngestSettings:
 
     `client_id` must be this process's own: the broker keeps a session by it. `receive_maximum` (how many unacknowledged
     messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` with ``mqtts://`` only.
+    `sparkplug_rebirth` allows the one thing we ever publish: to ask Sparkplug's edge nodes for their births.
     """
 
     mqtt_url: str
     client_id: str = "sluicewatch-ingest"
     version: Literal["3.1.1", "5"] = "3.1.1"
-    filters: tuple[str, ...] = native.FILTERS
     most_messages: int = 5_000
     most_bytes: int = 2_097_152
     receive_maximum: int = 1_000
     session_expiry_s: int = 604_800
     keepalive_s: int = 30
     ca_file: str | None = None
+    sparkplug_rebirth: bool = False
 
 
 class _BufferedSocket:
@@ -132,13 +134,20 @@ class _Client(mqtt.Client):
 class Subscription:
     """One connection to the broker, from CONNECT to its end; no acknowledgement can reach another connection.
 
+    Parameters
+    ----------
+    settings : IngestSettings
+    filters, unwanted : sequence of str
+        What to subscribe to; what an earlier subscriber may have left in the session and nobody wants any more.
+
     Attributes
     ----------
     inbox : list of Message
         Received and not yet acknowledged, in arrival order. `turn` stops reading when it is full.
     """
 
-    def __init__(self, settings: IngestSettings) -> None:
+    def __init__(self, settings: IngestSettings, filters: Sequence[str] = native.FILTERS, unwanted: Sequence[str] = ()) -> None:
+        self._filters, self._unwanted = filters, unwanted
         self.inbox: list[Message] = []
         self._packet_ids: list[int] = []  # 0 for a message of QoS 0, which has none
         self._inbox_bytes = 0
@@ -196,10 +205,13 @@ class Subscription:
                 raise BrokerError(f"mqtt: {address} did not answer within {CONNECT_S:.0f} s")
             self.turn(_SLICE_S)
         if settings.version == "5":
-            code, _ = self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in settings.filters])
+            code, _ = self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
         else:
-            code, _ = self._client.subscribe([(topic, 1) for topic in settings.filters])
+            code, _ = self._client.subscribe([(topic, 1) for topic in self._filters])
         self._check(code)
+        if self._unwanted:
+            code, _ = self._client.unsubscribe(list(self._unwanted))
+            self._check(code)
 
     def turn(self, wait_s: float) -> bool:
         """Wait for the socket, then read what is there, at most until the inbox is full, and write what waits.
@@ -237,6 +249,11 @@ class Subscription:
         for packet_id in packet_ids:
             if packet_id:
                 self._client.ack(packet_id, 1)
+        self._write()
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send one message with QoS 0: nobody acknowledges it."""
+        self._client.publish(topic, payload)
         self._write()
 
     def close(self) -> None:

@@ -201,7 +201,11 @@ class Adapter:
         if unknown:
             aliases = ", ".join(map(str, unknown))[:200]
             found.refuse(
-                "", ReadingError("unknown_alias", f"alias {aliases}: no birth has named it; the edge node must be born again")
+                "",
+                ReadingError(
+                    "unknown_alias",
+                    f"alias {aliases}: no birth has named it; let the edge node be born again (--sparkplug-rebirth asks for it)",
+                ),
             )
         source = found.device(device_id) if values else None
         if source is not None:

@@ -64,6 +64,9 @@ mapping_option = option(
     default=None,
     help="Which foreign devices are which gates (docs/guides/mapping.md).",
 )
+sparkplug_rebirth_option = option(
+    "--sparkplug-rebirth", is_flag=True, help="Ask Sparkplug's edge nodes for their births when we miss them."
+)
 health_option = option(
     "--health-port", type=click.IntRange(0, 65535), default=None, help="Serve /livez, /readyz and /metrics here."
 )

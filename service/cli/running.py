@@ -24,6 +24,7 @@ from service.cli.parts import (
     refuse_taken,
     registry_option,
     secret_key_option,
+    sparkplug_rebirth_option,
     stop_on_signals,
     wall,
 )
@@ -63,12 +64,13 @@ def demo(**settings: Any) -> None:
 @registry_option
 @mqtt_option
 @mapping_option
+@sparkplug_rebirth_option
 @public_url_option
 @secret_key_option
 @receiver_options
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
-def up(database: str, mqtt: str, mapping: Path | None, **given: Any) -> None:
+def up(database: str, mqtt: str, mapping: Path | None, sparkplug_rebirth: bool, **given: Any) -> None:
     """Run ingest, score, deliver and serve together, on a database brought up to date first.
 
     \b
@@ -85,7 +87,7 @@ def up(database: str, mqtt: str, mapping: Path | None, **given: Any) -> None:
     engine.dispose()
     refuse_taken(given["host"], given["port"])
     # every flag of the processes is an environment variable, too
-    flags = {"database": database, "mqtt": mqtt, "mapping": mapping, **given}
+    flags = {"database": database, "mqtt": mqtt, "mapping": mapping, "sparkplug_rebirth": sparkplug_rebirth, **given}
     environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
@@ -113,6 +115,7 @@ def migrate(database: str) -> None:
 @mqtt_option
 @database_option
 @mapping_option
+@sparkplug_rebirth_option
 @option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
 @option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
 @option("--mqtt-ca", type=click.Path(exists=True, dir_okay=False), default=None, help="Certificate authority for mqtts://.")
@@ -121,6 +124,7 @@ def ingest(
     mqtt: str,
     database: str,
     mapping: Path | None,
+    sparkplug_rebirth: bool,
     client_id: str,
     mqtt_version: Any,
     mqtt_ca: str | None,
@@ -132,16 +136,19 @@ def ingest(
     sluicewatch ingest --mqtt mqtt://broker:1883 --database sqlite:///gates.sqlite
     sluicewatch ingest --mqtt mqtt://broker:1883 --mapping mapping.toml
     """
+    from pipeline.adapters.dialects import Dialects
     from pipeline.ingest import IngestState, run_ingest
     from pipeline.subscription import IngestSettings
 
     state = IngestState()
-    settings = IngestSettings(mqtt_url=mqtt, client_id=client_id, version=mqtt_version, ca_file=mqtt_ca)
+    settings = IngestSettings(
+        mqtt_url=mqtt, client_id=client_id, version=mqtt_version, ca_file=mqtt_ca, sparkplug_rebirth=sparkplug_rebirth
+    )
     engine = open_database(database)
-    load_mapping(mapping, engine)
+    dialects = Dialects(load_mapping(mapping, engine))
     stop = stop_on_signals()
     with health(health_port, live=state.stuck, ready=state.faults):
-        run_ingest(engine, settings, stop=stop, clock=wall, state=state)
+        run_ingest(engine, settings, stop=stop, clock=wall, state=state, dialects=dialects)
 
 
 @click.command()

@@ -21,6 +21,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.engine import Engine
 
 from pipeline import historian, ingest, intake
+from pipeline.adapters import sparkplug
+from pipeline.adapters.dialects import NATIVE, Dialects
+from pipeline.adapters.mapping import read_mapping
 from pipeline.errors import BadInput
 from pipeline.ingest import IngestSettings, IngestState, run_ingest
 from service.broker import Broker, free_port
@@ -67,11 +70,12 @@ def engine(database: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def running(engine: Engine, url: str, **settings: Any) -> Iterator[IngestState]:
+def running(engine: Engine, url: str, dialects: Dialects = NATIVE, **settings: Any) -> Iterator[IngestState]:
     """Ingest in a thread until the end of the block; it is connected when the block begins and has stopped cleanly after it."""
     state, stop = IngestState(), threading.Event()
+    given: dict[str, Any] = {"stop": stop, "clock": lambda: NOW, "state": state, "dialects": dialects}
     with ThreadPoolExecutor(1) as pool:
-        ingesting = pool.submit(run_ingest, engine, IngestSettings(url, **settings), stop=stop, clock=lambda: NOW, state=state)
+        ingesting = pool.submit(run_ingest, engine, IngestSettings(url, **settings), **given)
         try:
             eventually(lambda: state.connected or ingesting.done())
             time.sleep(0.1)  # the broker has our SUBSCRIBE by then
@@ -342,6 +346,116 @@ def test_a_fault_nobody_thought_of_does_not_end_it(
         ("second",),
         ("first",),
     ]
+
+
+MAPPING = """
+[signals.plain]
+"Motor/v" = { channel = "motor.velocity_rms", unit = "mm/s" }
+[[publisher]]
+dialect = "iotda"
+id = "gateway-3"
+signals = "plain"
+gates = { child = "G2" }
+[[publisher]]
+dialect = "thingsboard"
+signals = "plain"
+gates = { "Device A" = "G3" }
+[[publisher]]
+dialect = "sparkplug"
+id = "Basin/S4"
+signals = "plain"
+gates = { Gate = "G4" }
+"""
+REPORT = "$oc/devices/gateway-3/sys/gateway/sub_devices/properties/report"
+
+
+@pytest.fixture
+def dialects(engine: Engine) -> Dialects:
+    """All dialects; each foreign one may speak for one gate of its own, G2 to G4."""
+    gate_ids = ["G2", "G3", "G4"]
+    with historian.writing(engine) as connection:
+        connection.execute(sa.insert(historian.gates), [{"gate_id": gate_id, "station_id": "S1"} for gate_id in gate_ids])
+    return Dialects(read_mapping(MAPPING, gate_ids))
+
+
+def iotda_report(device_id: str, value: float) -> bytes:
+    services = [{"service_id": "Motor", "properties": {"v": value}, "event_time": "20260301T090000Z"}]
+    return json.dumps({"devices": [{"device_id": device_id, "services": services}]}).encode()
+
+
+def born_gate(seq: int, *, alias_only: bool) -> bytes:
+    made = sparkplug.Payload(timestamp=historian.to_ms(NOW) + seq, seq=seq)
+    made.metrics.add(**({} if alias_only else {"name": b"Motor/v", "datatype": 9}), alias=1, float_value=4.0 + seq)
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_all_dialects_together_each_for_its_own_gates(
+    mosquitto: Broker, engine: Engine, dialects: Dialects, version: str
+) -> None:
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url, dialects, version=version):
+        publish(reading(0, 1.0))
+        publish(iotda_report("child", 2.0), topic=f"{REPORT}?request_id=7")
+        publish(b'{"Device A": [{"ts": 1772350000000, "values": {"Motor/v": 3}}]}', topic="v1/gateway/telemetry")
+        publish(born_gate(1, alias_only=False), topic="spBv1.0/Basin/DBIRTH/S4/Gate")
+        publish(born_gate(2, alias_only=True), topic="spBv1.0/Basin/DDATA/S4/Gate")
+        publish(*(iotda_report(name, 9.0) for name in ("G1", "Device A", "Gate", "G3")), topic=REPORT)
+        eventually(lambda: tally(engine, "readings_received") == 5 and tally(engine, "messages_quarantined") == 4)
+
+    with engine.connect() as connection:
+        query = sa.select(historian.channels.c.gate_id, historian.readings.c.v0).join(
+            historian.readings, historian.readings.c.series_id == historian.channels.c.series_id
+        )
+        stored = sorted(tuple(row) for row in connection.execute(query))
+        kept = connection.execute(sa.select(historian.quarantine.c.reason)).scalars().all()
+    assert stored == [("G1", 1.0), ("G2", 2.0), ("G3", 3.0), ("G4", 5.0), ("G4", 6.0)]
+    assert sorted(kept) == ["identity_mismatch", "identity_mismatch", "unknown_device", "unknown_device"]
+
+
+@pytest.mark.broker
+def test_a_dialect_that_left_the_mapping_file_is_not_heard_any_more(
+    mosquitto: Broker, engine: Engine, dialects: Dialects
+) -> None:
+    with running(engine, mosquitto.url, dialects):
+        pass  # the session has the subscription now
+
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url):
+        publish(iotda_report("child", 2.0), topic=REPORT)
+        publish(reading(0))
+        eventually(lambda: stored_ms(engine) == [0])
+
+    assert tally(engine, "messages_quarantined") == 0
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_edge_node_whose_aliases_nobody_told_us_is_asked_once_where_that_is_allowed(
+    mosquitto: Broker, engine: Engine, dialects: Dialects, allowed: bool
+) -> None:
+    heard: list[bytes] = []
+    edge = mqtt.Client(CallbackAPIVersion.VERSION2)
+    edge.on_message = lambda _client, _data, message: heard.append(message.payload)
+    subscribed = threading.Event()
+    edge.on_subscribe = lambda *_: subscribed.set()
+    edge.connect("127.0.0.1", mosquitto.port)
+    edge.loop_start()
+    edge.subscribe("spBv1.0/Basin/NCMD/S4", qos=1)
+    assert subscribed.wait(20)
+
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url, dialects, sparkplug_rebirth=allowed):
+        for seq in range(3):
+            publish(born_gate(seq, alias_only=True), topic="spBv1.0/Basin/DDATA/S4/Gate")
+            eventually(lambda: tally(engine, "messages_quarantined") == seq + 1)  # noqa: B023 - called before the next round
+        if allowed:
+            eventually(lambda: heard)
+        publish(b"the last", topic="spBv1.0/Basin/NCMD/S4")
+        eventually(lambda: b"the last" in heard)
+    edge.disconnect()
+    edge.loop_stop()
+
+    _, request = sparkplug.rebirth_request("Basin/S4", historian.to_ms(NOW))
+    assert heard == [request, b"the last"] if allowed else [b"the last"]
 
 
 def test_a_first_connection_that_fails_is_bad_input(engine: Engine) -> None:
