@@ -19,6 +19,8 @@ MILLISECOND = timedelta(milliseconds=1)
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The calendar's years 1 to 9999; an offset may lead out of them."""
 _HOUR_MS = 3_600_000
 
 
@@ -44,7 +46,7 @@ def believable(ts_ms: int, gate: Gate, now_ms: int, field: str = "t") -> int:
         seconds = gate.since_ms <= ts_ms * 1000 <= now_ms + FUTURE_MS
         named = " (seconds sent as if they were milliseconds?)" if seconds else ""
         raise ReadingError("clock_fault", f"{field}: the gate began at {utc(gate.since_ms)}; got {utc(ts_ms)}{named}")
-    ahead_h = (ts_ms - now_ms) / _HOUR_MS
+    ahead_h = (min(ts_ms, _LAST_MS) - now_ms) / _HOUR_MS
     named = " (8 h: local time of UTC+8 sent as if it were UTC?)" if abs(ahead_h - 8) <= 0.25 else ""
     raise ReadingError(
         "clock_fault", f"{field}: may be at most 5 min ahead of {utc(now_ms)}; got {utc(ts_ms)}, {ahead_h:.1f} h ahead{named}"
@@ -53,8 +55,7 @@ def believable(ts_ms: int, gate: Gate, now_ms: int, field: str = "t") -> int:
 
 def utc(ts_ms: int) -> str:
     """Write an instant for a person."""
-    within_calendar_ms = min(max(ts_ms, -62_135_596_800_000), 253_402_300_799_999)  # an offset may lead out of years 1..9999
-    return f"{EPOCH + timedelta(milliseconds=within_calendar_ms):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{EPOCH + timedelta(milliseconds=min(max(ts_ms, _FIRST_MS), _LAST_MS)):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def kind_of(value: Any) -> str:

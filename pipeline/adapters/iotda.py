@@ -132,7 +132,7 @@ def read_event_time(text: Any) -> int | None:
             instant = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         else:
             instant = msgspec.convert(text, Instant)
-    except (ValueError, msgspec.ValidationError):
+    except ValueError:
         raise ReadingError(
             "wrong_shape", f"event_time: must be in UTC like 20260301T081500Z or 2026-03-01T08:15:00.250Z; got {short(text)}"
         ) from None

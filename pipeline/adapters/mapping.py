@@ -89,7 +89,8 @@ class DeviceMap:
             return self._publishers[dialect, publisher]
         except KeyError:
             raise ReadingError(
-                "unknown_publisher", f"{short(publisher)} is not in the mapping file; add a [[publisher]] of dialect {dialect!r}"
+                "unknown_publisher",
+                f"publisher {short(publisher)} is not in the mapping file; add a [[publisher]] of dialect {dialect!r}",
             ) from None
 
     def find(self, dialect: str, publisher: str, device_id: str, fleet: Fleet) -> Device:
@@ -102,16 +103,13 @@ class DeviceMap:
             is called like a gate.
         """
         devices = self.devices(dialect, publisher)
+        named = short(publisher) if publisher else f"the {dialect} gateway"
         device = devices.get(device_id)
         if device is not None:
             return device
         if (dialect, device_id) in self._known or fleet.gate(device_id) is not None:
-            raise ReadingError(
-                "identity_mismatch", f"{short(publisher)} is not mapped to {short(device_id)} and may not speak for it"
-            )
-        raise ReadingError(
-            "unknown_device", f"{short(device_id)} is not in the mapping file; add it to `gates` of publisher {short(publisher)}"
-        )
+            raise ReadingError("identity_mismatch", f"{named} is not mapped to {short(device_id)} and may not speak for it")
+        raise ReadingError("unknown_device", f"{short(device_id)} is not in the mapping file; add it to `gates` of {named}")
 
 
 def read_mapping(text: str, gate_ids: Collection[str]) -> DeviceMap:

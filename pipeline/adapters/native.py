@@ -226,7 +226,7 @@ def _parts(item: Any, gate: Gate, now_ms: int) -> tuple[int, dict[str, Any], dic
 def _instant_ms(text: Any, gate: Gate, now_ms: int) -> int:
     try:
         instant = msgspec.convert(text, Instant)
-    except msgspec.ValidationError:
+    except ValueError:  # ValidationError, and UnicodeEncodeError for half a surrogate pair
         raise ReadingError(
             "wrong_shape", f"t: must be RFC 3339 with an offset, as 2026-03-01T08:15:00Z; got {short(text)}"
         ) from None

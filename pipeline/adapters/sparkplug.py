@@ -193,7 +193,7 @@ class Adapter:
                 if name.startswith(_OWN_METRICS) or metric.is_null or metric.is_transient or not _good(metric):
                     continue
                 ts_ms = next((part.timestamp for part in (metric, payload) if part.HasField("timestamp")), None)
-                values.setdefault(ts_ms, []).append((name, _value(metric, datatype)))
+                values.setdefault(ts_ms, []).append((name, _value(metric, name, datatype)))
             except _UnknownAliasError:
                 unknown[metric.alias] = None
             except ReadingError as refusal:
@@ -285,7 +285,7 @@ def _good(metric: Any) -> bool:
     return True
 
 
-def _value(metric: Any, datatype: int) -> Any:
+def _value(metric: Any, name: str, datatype: int) -> Any:
     """Return the metric's number (a flag as true or false); None where it holds something else."""
     kind = metric.WhichOneof("value")
     if kind in ("float_value", "double_value", "boolean_value"):
@@ -301,7 +301,4 @@ def _value(metric: Any, datatype: int) -> Any:
         return number
     if datatype == _BOOLEAN:
         return bool(number)
-    raise ReadingError(
-        "wrong_shape",
-        f"datatype of {short(metric.name or metric.alias)}: must be told by metric or birth, 1 to 11; got {datatype}",
-    )
+    raise ReadingError("wrong_shape", f"{short(name)}: metric or birth must tell a number's datatype, 1 to 11; got {datatype}")

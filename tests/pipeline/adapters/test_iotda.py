@@ -137,6 +137,7 @@ def test_numbers_as_gateways_send_them(name: str, came: Any, stored: float) -> N
         (report({"kurtosis": 3.0}, "2026-03-01 08:15:00"), "wrong_shape"),
         (report({"kurtosis": 3.0}, "20261301T081500Z"), "wrong_shape"),
         (report({"kurtosis": 3.0}, 1772352900000), "wrong_shape"),
+        (report({"kurtosis": 3.0}, "\ud800"), "wrong_shape"),
         (report({"kurtosis": 3.0}, "20260301T161500Z"), "clock_fault"),
         (report({"kurtosis": 3.0}, "20000101T000000Z"), "clock_fault"),
         (b" " * 65_537, "oversize"),

@@ -137,6 +137,7 @@ def test_an_offset_from_utc_names_the_same_instant() -> None:
         (one({"winding.temperature": 1.0}, t=1772352900), "wrong_shape"),
         (one({"winding.temperature": 1.0}, t=None), "wrong_shape"),
         (one({"winding.temperature": 1.0}, t="2026-03-01T08:15:00"), "wrong_shape"),
+        (one({"winding.temperature": 1.0}, t="\ud800"), "wrong_shape"),
         (one({"winding.temperature": 1.0}, t="2026-02-30T08:15:00Z"), "wrong_shape"),
         (one({"winding.temperature": float("nan")}), "not_finite"),
         (one({"winding.temperature": float("-inf")}), "not_finite"),
