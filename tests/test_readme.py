@@ -24,13 +24,14 @@ def test_the_figures_are_those_of_the_shipped_model() -> None:
     assert table(metrics) in README
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "sample_data/README.md", "docs/retraining.md"]
-)
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "sample_data/README.md", "docs/retraining.md"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(f"docs/guides/{file.name}" for file in sorted((ROOT / "docs/guides").glob("*.md")))])
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
     file = ROOT / page
 
-    links = re.findall(r"\]\(([^)#:]+)\)", file.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8"))
 
     assert [link for link in links if not (file.parent / link).exists()] == []
 

@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from service.broker import HOST, LIMITS, answers, free_port, tied
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-ACCOUNTS = ("deliver-1", "G1", "G2", "S1")  # two gates and the gateway of station S1 among them
+ACCOUNTS = ("deliver-1", "thingsboard-gateway", "G1", "G2", "S1")  # two gates and the gateway of station S1 among them
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,19 @@ def test_a_gate_is_who_its_certificate_says(site: Site) -> None:
         ("S1", "sluicewatch/v1/S1/G2/status", True),
         ("S1", "sluicewatch/v1/S2/G9/motor/telemetry", False),
         ("S1", "sluicewatch/v1/S1/G2/alert", False),
+        ("S1", "$oc/devices/S1/sys/properties/report?request_id=7", True),
+        ("S1", "$oc/devices/S1/sys/gateway/sub_devices/properties/report", True),
+        ("S1", "$oc/devices/G1/sys/properties/report", False),
+        ("S1", "spBv1.0/Basin/NBIRTH/S1", True),
+        ("S1", "spBv1.0/Basin/DDATA/S1/G1", True),
+        ("S1", "spBv1.0/Basin/DDATA/S2/G1", False),
+        ("S1", "spBv1.0/Basin/NCMD/S1", False),
+        ("S1", "v1/gateway/telemetry", False),
+        ("thingsboard-gateway", "v1/gateway/telemetry", True),
+        ("thingsboard-gateway", "sluicewatch/v1/S1/G1/status", False),
+        ("ingest-1", "spBv1.0/Basin/NCMD/S1", False),
+        ("ingest-1", "spBv1.0/Basin/DCMD/S1/G1", False),
+        ("ingest-1", "$oc/devices/S1/sys/commands/1", False),
         ("ingest-1", "sluicewatch/v1/S1/G1/alert", False),
         ("deliver-1", "sluicewatch/v1/S1/G1/alert", True),
         ("deliver-1", "sluicewatch/v1/S1/G1/command", False),
