@@ -61,16 +61,20 @@ def ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> t
     The prediction for every operation and the robust scatter of the fitted ones; 0 for a row without any.
     """
     n = np.maximum(fit_on.sum(axis=1), 1)[:, None]
-    x, y = np.where(fit_on[:, :, None], explained_by, 0.0), np.where(fit_on, target, np.nan)
-    centre = x.sum(axis=1) / n
-    width = np.sqrt((np.where(fit_on[:, :, None], explained_by - centre[:, None], 0.0) ** 2).sum(axis=1) / n)
+    fitted = np.flatnonzero(fit_on.any(axis=0))
+    fit_on_each = fit_on[:, fitted, None]
+    of_fitted = explained_by[:, fitted]
+    centre = np.where(fit_on_each, of_fitted, 0.0).sum(axis=1) / n
+    width = np.sqrt((np.where(fit_on_each, of_fitted - centre[:, None], 0.0) ** 2).sum(axis=1) / n)
     width = np.where(width > 1e-9, width, np.inf)
+    y = np.where(fit_on, target, np.nan)
     middle = _middle(y)[:, None]
     reach = 4.0 * 1.4826 * _middle(np.abs(y - middle))[:, None] + 1e-9
     y = np.clip(y, middle - reach, middle + reach)
     scaled = (explained_by - centre[:, None]) / width[:, None]
     mean = np.nansum(y, axis=1)[:, None] / n
-    x = np.where(fit_on[:, :, None], scaled, 0.0)
+    x = np.zeros(scaled.shape)
+    x[:, fitted] = np.where(fit_on_each, scaled[:, fitted], 0.0)
     turned = x.transpose(0, 2, 1)
     away = np.where(fit_on, y - mean, 0.0)[:, :, None]
     weights = np.linalg.solve(turned @ x + _RIDGE * np.eye(x.shape[2]), turned @ away)
