@@ -294,6 +294,7 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
     if (at % DAY_MS).any():
         raise ValueError("as_of must be a UTC midnight")
+    histories = [history for history in histories if history.components]
     parts = [
         _rows_of(view)
         for start in range(0, len(histories), GATES_AT_ONCE)

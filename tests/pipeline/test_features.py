@@ -304,3 +304,12 @@ def test_kept_rows_are_the_rows_that_were_made(tmp_path: Path, compact: bool) ->
     pd.testing.assert_frame_equal(keeping, made, check_exact=True)
     pd.testing.assert_frame_equal(kept, made, check_exact=True)
     assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == [f"{gate_id}.parquet" for gate_id in dataset.gate_ids]
+
+
+def test_a_gate_without_components_has_no_rows_and_hurts_no_other():
+    bare = replace(history(gate_readings(days=30)), components=())
+
+    rows = features.build_all([bare, history(gate_readings(days=30))], [midnight(20)])
+
+    assert sorted(rows["component"]) == ["gearbox", "motor"]
+    assert features.build(bare, [midnight(20)]).empty
