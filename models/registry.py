@@ -36,6 +36,7 @@ import sklearn
 from models import signing
 from models.card import HEADINGS as MODEL_HEADINGS
 from models.data_card import HEADINGS as DATA_HEADINGS
+from models.drift import Reference
 from models.forecast import Forecaster
 from models.policy import Policy
 from pipeline.errors import BadInput
@@ -57,6 +58,9 @@ MANIFEST, SIGNATURE, MODEL, METRICS, CARD, DATA_CARD, GOLDEN = (
     "data_card.md",
     "golden.parquet",
 )
+REFERENCE = "drift.json"
+"""What the model learnt from, as far as `models.drift` asks; a version may lack it."""
+
 ALIASES = "aliases.json"
 PROMOTIONS = "promotions.jsonl"
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -76,6 +80,7 @@ class Model:
     forecaster: Forecaster
     policy: Policy
     manifest: Mapping[str, Any]
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def save(
     card: str,
     data_card: str,
     golden_rows: pd.DataFrame,
+    reference: Reference | None = None,
     created_at: str | None = None,
 ) -> Model:
     """Write a new version, whole or not at all; a version that stands is never written again.
@@ -119,6 +125,7 @@ def save(
     training : what it was trained on, plain values for the manifest
     golden_rows : DataFrame
         Feature rows whose forecasts are stored beside the model and must come out again wherever it is loaded.
+    reference : what drift is measured from
     created_at : given by the caller, so that the same data and seed make the same manifest
 
     Raises
@@ -135,6 +142,7 @@ def save(
         CARD: card.encode(),
         DATA_CARD: data_card.encode(),
         GOLDEN: _golden(forecaster, golden_rows),
+        **({REFERENCE: reference.to_json()} if reference else {}),
     }
     manifest = {
         "format": FORMAT,
@@ -430,10 +438,11 @@ def _unpickle(version: str, contents: Mapping[str, bytes], manifest: Mapping[str
     try:
         forecaster = Forecaster.from_dict(manifest["forecaster"], parts, version)
         policy = Policy.from_dict(manifest["policy"])
+        reference = Reference.from_json(contents[REFERENCE]) if REFERENCE in contents else None
     except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(f"model {version!r}: {MANIFEST} lacks or garbles {error}") from None
     _check_golden(forecaster, contents[GOLDEN])
-    return Model(version, forecaster, policy, manifest)
+    return Model(version, forecaster, policy, manifest, reference)
 
 
 def _check_golden(forecaster: Forecaster, golden: bytes) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pipeline
-from models import baselines, registry, signing
+from models import baselines, drift, registry, signing
 from models.card import model_card
 from models.data_card import data_card
 from models.evaluate import compare, evaluate, table
@@ -153,6 +153,7 @@ def train(
         card=model_card(name, training, policy.as_dict(), reports),
         data_card=data_card(name, dataset, rows, history, observed_until, split, training["data_sha256"]),
         golden_rows=_golden_rows(forecaster, testing),
+        reference=drift.learn(drift.gate_days(teaching, out_of_fold), seed=seed),
         created_at=created_at.isoformat() if created_at else None,
     )
     return Candidate(model, reports)

@@ -39,6 +39,7 @@ NOTICE_ENDS: Mapping[str, str] = {
     "gate.data_stale": "gate.data_restored",
     "sensor.fault": "sensor.restored",
     "model.on_hold": "model.released",
+    "model.drift": "model.drift_over",
     "alarms.over_budget": "alarms.within_budget",
 }
 """Kinds of notice and the event that tells their end."""
@@ -249,8 +250,8 @@ def _rank(severity: Severity) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A plain message of low severity with a beginning and an end: no data, a sensor not believed, a model on hold, too many
-    false alarms."""
+    """A plain message of low severity with a beginning and an end: no data, a sensor not believed, a model on hold, drift, too
+    many false alarms."""
 
     notice_id: str
     kind: str

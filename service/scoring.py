@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from models import registry as models
+from models.drift import Reference
 from models.explain import Explainable
 from models.policy import Policy
 from pipeline import historian
@@ -38,6 +39,7 @@ from pipeline.readings import DAY_MS
 from service import store
 from service.alarm_watch import watch_alarms
 from service.cases import CaseDay, text_of
+from service.drift_watch import day_rows, watch_drift
 from service.evidence import find_evidence
 from service.hold import HoldRule, judge_days, withdraw_other
 from service.live_features import load_features, refresh_operations
@@ -89,6 +91,10 @@ class Model(Protocol):
     @property
     def policy(self) -> Policy:
         """When its forecasts open and close a case."""
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it learnt from, as far as drift asks; None where that was not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ def score_days(
             store.save_scoring_run(connection, run)
         budget = model.policy.budget_per_gate_year
         watch_alarms(connection, days, now, budget_per_gate_year=budget, model_version=model.version)
+        watch_drift(connection, days, now, reference=model.reference, model_version=model.version)
     return done
 
 
@@ -244,6 +251,8 @@ def _score_gates(
             rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
+        if model.reference is not None:
+            store.save_drift_days(connection, day_rows(rows, forecasts, model.version))
         explain = partial(find_evidence, connection, model.forecaster, rows, as_of=as_of)
         day = CaseDay(connection, model.policy, sorted(set(rows["gate_id"])), rows, as_of, now, public_url, explain)
         for gate_id, of_gate in _by_gate(stored).items():

@@ -40,6 +40,7 @@ class ModelInfo:
     open_at: float
     calibrated_here: bool
     budget_per_gate_year: float
+    has_reference: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def _model_info(listed: registry.Listed) -> ModelInfo:
         open_at=policy.open_at,
         calibrated_here=policy.calibrated_here,
         budget_per_gate_year=policy.budget_per_gate_year,
+        has_reference=registry.REFERENCE in listed.manifest["files"],
     )
 
 

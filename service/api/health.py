@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -112,6 +113,7 @@ class _Figures(Collector):
             rate = store.last_alarm_rate(connection)
             on_hold = hold.current(connection) is not None
             held = store.count_held(connection)
+            drift = store.last_drift_report(connection)
         yield _counter("mqtt_messages_received", "Messages taken from MQTT.", "result", _received(tallies))
         if newest is not None:
             yield _gauge("newest_reading_timestamp_seconds", "Event time of the newest reading.", newest.timestamp())
@@ -137,12 +139,24 @@ class _Figures(Collector):
             yield _gauge("alarm_budget_per_gate_year", "False alarms that were agreed to.", rate.budget_per_gate_year)
         yield _gauge("model_on_hold", "1 while new alerts are told to nobody.", on_hold)
         yield _gauge("alerts_held", "Alerts that nobody has been told of.", held)
+        if drift is not None:
+            yield _drift(drift["features"])
         champion = self.here.champion()
         if champion:
             info = InfoMetricFamily("sluicewatch_model", "The model that scores now.")
             info.add_metric([], {"version": champion.version, "sha256": champion.sha256})
             yield info
         yield from _disk(self.here)
+
+
+def _drift(features: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "sluicewatch_drift_psi_ratio", "PSI over the 99th percentile of fleets without drift.", labels=["feature"]
+    )
+    for name, one in features.items():
+        if one["psi"] is not None:
+            family.add_metric([name], one["psi"] / one["psi_usual"])
+    return family
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:

@@ -13,7 +13,8 @@ from service import hold, store
 from service.api import paging, queries
 from service.api.auth import Principal, actor_of, needs
 from service.api.context import Here
-from service.api.schemas import AlarmRateOut, HoldOut, ModelOut, Page, QuarantineOut, ReleaseIn, ReleaseOut
+from service.api.schemas import AlarmRateOut, DriftOut, HoldOut, ModelOut, Page, QuarantineOut, ReleaseIn, ReleaseOut
+from service.drift_watch import Standing, standing
 
 router = APIRouter(prefix="/api/v1", tags=["records"])
 
@@ -44,6 +45,8 @@ def list_models(here: Here) -> Page[ModelOut]:
         rate = store.last_alarm_rate(connection)
         on_hold = hold.current(connection)
         held = store.count_held(connection)
+        champion = here.champion()
+        drift = _drift_out(standing(connection, champion.version, champion.has_reference, here.clock())) if champion else None
     achieved = AlarmRateOut.model_validate(rate) if rate else None
     held_back = HoldOut(since=on_hold.opened_at, alerts_held=held, **_told(on_hold.detail)) if on_hold else None
     return Page(
@@ -57,11 +60,18 @@ def list_models(here: Here) -> Page[ModelOut]:
                 calibration="calibrated here" if model.calibrated_here else "not yet calibrated here",
                 budget_per_gate_year=model.budget_per_gate_year,
                 alarm_rate=achieved if registry.CHAMPION in model.aliases else None,
+                drift=drift if registry.CHAMPION in model.aliases else None,
                 on_hold=held_back if registry.CHAMPION in model.aliases else None,
             )
             for model in here.list_models()
         ]
     )
+
+
+def _drift_out(found: Standing) -> DriftOut:
+    report = found.report or {"as_of": None, "features": {}, "gates_unlike": []}
+    fields = {name: report[name] for name in ("as_of", "features", "gates_unlike")}
+    return DriftOut(status=found.status, since=found.since, suggests_training=found.suggests_training, **fields)
 
 
 def _told(detail: Mapping[str, Any]) -> dict[str, Any]:

@@ -429,6 +429,31 @@ class ReleaseOut(Out):
     dropped: int = Field(description="They were resolved meanwhile; their notices are never sent.")
 
 
+class ComparedOut(Out):
+    """One feature of the fleet's last seven days against what the model learnt from; null where there are too few values."""
+
+    n: int = Field(description="Values, one a gate and day; 500 are needed.")
+    psi: float | None = Field(description="Population stability index over ten bins of equal share.")
+    psi_usual: float | None = Field(description="99 % of fleets of as many gates have less without drift (block bootstrap).")
+    ks: float | None = Field(description="Kolmogorov-Smirnov distance.")
+    ks_usual: float | None
+    p: float | None
+    drifted: bool = Field(description="By Benjamini and Hochberg over all features, at 5 %.")
+
+
+class DriftOut(Out):
+    """Whether what the model is shown still looks like what it learnt from. Nothing is retrained by it."""
+
+    status: Literal["no reference", "not enough data", "in line", "drift"]
+    since: Instant | None = Field(description="When the drift under way was noticed; it is over after a week without.")
+    as_of: Instant | None = Field(description="The day of the newest comparison.")
+    features: dict[str, ComparedOut]
+    gates_unlike: list[str] = Field(description="Gates whose last four weeks are unlike any gate's, compared on Mondays.")
+    suggests_training: bool = Field(
+        description="Drift for three weeks: a person may want to train anew, sensors looked at first."
+    )
+
+
 class ModelOut(Out):
     """A registered model."""
 
@@ -440,6 +465,7 @@ class ModelOut(Out):
     calibration: Calibration
     budget_per_gate_year: float = Field(description="False alarms per gate and year that the threshold was tuned for.")
     alarm_rate: AlarmRateOut | None = Field(description="Achieved here, told with the model that scores now; else null.")
+    drift: DriftOut | None = Field(description="Of the model that scores now; else null.")
     on_hold: HoldOut | None = Field(description="While its new alerts are told to nobody; else null.")
 
 

@@ -127,10 +127,30 @@ def oracle(gates: int, days: int, seeds: str, jobs: int, out: Path | None) -> No
     """
     from service.bench.oracle import bench_oracle
 
-    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
-        raise BadInput(f"seeds: must be whole numbers with commas between, as 101,102; got {seeds!r}")
     with counted_progress("oracle") as progress:
-        _tell(bench_oracle(gates, days, [int(seed) for seed in seeds.split(",")], jobs, progress), out)
+        _tell(bench_oracle(gates, days, _seeds(seeds), jobs, progress), out)
+
+
+@bench_group.command()
+@option("--gates", type=click.IntRange(2, 10_000), default=100, show_default=True, help="Gates of each live fleet.")
+@option("--days", type=click.IntRange(30, 1_000), default=90, show_default=True, help="Days each is watched.")
+@option("--reference-gates", type=click.IntRange(10, 10_000), default=200, show_default=True, help="Gates learnt from.")
+@option("--reference-days", type=click.IntRange(150, 10_000), default=420, show_default=True, help="Days learnt from.")
+@option("--seeds", default="601,602,603", show_default=True, help="One live fleet for each.")
+@option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the gates.")
+@out_option
+def drift(gates: int, days: int, reference_gates: int, reference_days: int, seeds: str, jobs: int, out: Path | None) -> None:
+    """Fleet warnings without drift and in a warm season, and days until a shifted channel is found.
+
+    Not part of the run without a command: it takes some minutes.
+
+    \b
+    sluicewatch bench drift --out docs/results/drift.json
+    """
+    from service.bench.drift import bench_drift
+
+    with counted_progress("drift") as progress:
+        _tell(bench_drift(gates, days, reference_gates, reference_days, _seeds(seeds), jobs, progress), out)
 
 
 @bench_group.command()
@@ -189,6 +209,12 @@ def real(data: Path, part: str, out: Path | None) -> None:
     if there:
         with counted_progress("real") as progress:
             _tell(bench_real(data, there, progress), out)
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(seed.strip().isdigit() for seed in text.split(",")):
+        raise BadInput(f"seeds: must be whole numbers with commas between, as 101,102; got {text!r}")
+    return [int(seed) for seed in text.split(",")]
 
 
 def _ingest(messages: int, repeats: int) -> list[Figure]:

@@ -17,6 +17,14 @@ from service.store.alert import (
 )
 from service.store.audit_trail import append_audit, list_audit
 from service.store.delivery import delivery_figures, get_delivery, list_attempts, list_deliveries, replay
+from service.store.drift import (
+    forget_drift_days,
+    last_drift_report,
+    last_drift_reports,
+    load_drift_days,
+    save_drift_days,
+    save_drift_report,
+)
 from service.store.endpoint import (
     add_endpoint,
     change_endpoint,
@@ -64,6 +72,7 @@ from service.store.tables import (
     case_log,
     cases,
     deliveries,
+    drift_days,
     endpoints,
     events,
     forecasts,
@@ -97,11 +106,13 @@ __all__ = [
     "delete_endpoint",
     "deliveries",
     "delivery_figures",
+    "drift_days",
     "drop_held",
     "endpoints",
     "events",
     "find_api_key",
     "forecasts",
+    "forget_drift_days",
     "gate_days",
     "gates_with_new_cases",
     "gates_with_verdict",
@@ -111,6 +122,8 @@ __all__ = [
     "hold_alert",
     "is_held",
     "last_alarm_rate",
+    "last_drift_report",
+    "last_drift_reports",
     "last_notice",
     "last_scoring_run",
     "latest_forecast",
@@ -123,6 +136,7 @@ __all__ = [
     "live_secrets",
     "load_case_log",
     "load_cases",
+    "load_drift_days",
     "load_gates",
     "lock_events",
     "log_cases",
@@ -135,6 +149,8 @@ __all__ = [
     "rotate_secret",
     "save_alarm_rate",
     "save_cases",
+    "save_drift_days",
+    "save_drift_report",
     "save_forecasts",
     "save_notice",
     "save_scoring_run",

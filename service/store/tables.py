@@ -93,6 +93,24 @@ alarm_rates = sa.Table(
     sa.Column("gate_years", sa.Float(53), nullable=False),
     sa.Column("budget_per_gate_year", sa.Float(53), nullable=False),
 )
+drift_days = sa.Table(
+    "drift_days",
+    metadata,
+    sa.Column("as_of", UtcMillis, primary_key=True, autoincrement=False),
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("model_version", sa.String(128), nullable=False),
+    sa.Column("shown", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+drift_reports = sa.Table(
+    "drift_reports",
+    metadata,
+    sa.Column("as_of", UtcMillis, primary_key=True, autoincrement=False),
+    sa.Column("model_version", sa.String(128), nullable=False),
+    sa.Column("drifted", Json, nullable=False),
+    sa.Column("features", Json, nullable=False),
+    sa.Column("gates_unlike", Json, nullable=False),
+)
 alerts = sa.Table(
     "alerts",
     metadata,

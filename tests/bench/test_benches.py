@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from pipeline.simulator import write_dataset
+from service.bench import drift
 from service.bench.messages import publish_packets
 from service.bench.report import Figure, document, ratio, table
 from service.bench.score import bench_many
@@ -169,3 +173,37 @@ def test_the_oracle_bench_says_how_calibrated_and_how_hard_the_fleets_are(tmp_pa
     assert named["AP of ISO zones over the base rate"]["median"] > 0
     assert 0.5 <= named["largest AUC of a feature of one channel"]["median"] <= 1.0
     assert any("O1 in 0.7..1, all fleets" in name for name in named)
+
+
+def test_the_drift_bench_finds_a_shift_that_is_there_and_none_in_a_fleet_too_small(tmp_path: Path) -> None:
+    small = ("--gates", "4", "--days", "30", "--reference-gates", "10", "--reference-days", "150", "--seeds", "7")
+
+    found = figures("drift", *small, out=tmp_path / "f.json")
+
+    calm, motor, gearbox, warm = found
+    assert calm["measured"] == "fleet warnings in 30 days, 4 gates, no drift"
+    assert (calm["values"], warm["values"]) == ([0.0], [0.0])  # four gates a week are no 500 values
+    assert (motor["unit"], gearbox["unit"]) == ("d", "d")
+    assert motor["values"] == gearbox["values"] == [22.0]
+
+
+def test_shifts_and_seasons_change_what_they_say_from_the_middle_on(tmp_path: Path) -> None:
+    folder, days = tmp_path / "fleet", 10
+    write_dataset(folder, gates=1, days=20, seed=3)
+    (file,) = (folder / "readings").iterdir()
+    before = pd.read_parquet(file)
+
+    drift._changed(folder, tmp_path / "shifted", days, drift._shift("motor.velocity_rms", 0.1))
+    drift._changed(folder, tmp_path / "warm", days, drift._warm)
+
+    shifted, warm = (pd.read_parquet(tmp_path / name / "readings" / file.name) for name in ("shifted", "warm"))
+    begins = before["ts"].max().floor("D") - pd.Timedelta(days=4)
+    ratio = (shifted["motor.velocity_rms"] / before["motor.velocity_rms"]).dropna()
+    after = before["ts"][ratio.index] >= begins
+    assert ratio[~after].to_numpy() == pytest.approx(1.0)
+    assert ratio[after].to_numpy() == pytest.approx(np.exp(0.1))
+    warmer = (warm["station.ambient_temperature"] - before["station.ambient_temperature"]).dropna()
+    age_d = (before["ts"][warmer.index] - begins) / pd.Timedelta(days=1)
+    assert warmer.to_numpy() == pytest.approx(5.0 / 14 * age_d.clip(lower=0).to_numpy())
+    unchanged = [name for name in before if not name.endswith("temperature")]
+    pd.testing.assert_frame_equal(warm[unchanged], before[unchanged])

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joblib.numpy_pickle import NumpyUnpickler
 
-from models import registry, signing
+from models import drift, registry, signing
 from models.policy import Policy
 from models.registry import RegistryError
 from service.cli import main
+from tests.models.test_drift import draw
 
 TRAINING = {"data_sha256": "0" * 64, "seed": 1}
 REPORT = {"model": {"figures": {"ap_14d": {"value": 0.4, "low": 0.3, "high": 0.5}}}}
@@ -66,6 +67,27 @@ def test_what_was_saved_is_loaded_with_the_same_forecasts(stored, forecaster, un
     assert (model.version, model.policy.open_at, model.policy.calibrated_here) == ("v1", 0.3, True)
     assert model.manifest["training"] == TRAINING
     assert model.manifest["made_with"]["scikit-learn"]
+
+
+def test_a_reference_for_drift_is_kept_beside_the_model_and_verified_like_it(folder, forecaster, golden):
+    reference = drift.learn(draw(12, 100, seed=1))
+    given = {
+        "policy": Policy(open_at=0.4),
+        "training": {},
+        "metrics": {},
+        "card": "# card\n",
+        "data_card": "# data\n",
+        "golden_rows": golden,
+    }
+
+    kept = registry.save(folder, "with-reference", forecaster=forecaster, reference=reference, **given)
+
+    assert kept.reference.to_json() == reference.to_json()
+    assert registry.load(folder, "v1").reference is None
+    file = folder / "with-reference" / "drift.json"
+    file.write_bytes(file.read_bytes().replace(b"0.", b"1.", 1))
+    with pytest.raises(RegistryError, match=r"drift.json is not the file the manifest lists"):
+        registry.load(folder, "with-reference")
 
 
 def test_the_same_model_makes_the_same_bytes(stored, forecaster, golden, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline
-from models import registry
+from models import drift, registry
 from models.evaluate import evaluate, table
 from models.forecast import COLUMNS, ForecastError, Settings
 from models.labels import LabelError
@@ -163,6 +163,23 @@ def test_kept_rows_are_not_used_for_other_data_or_other_code(dataset, tmp_path, 
     monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline" / "__init__.py"))
     begin()
     assert len(list(cache.iterdir())) == 3
+
+
+def test_what_was_learnt_from_is_kept_for_drift_where_the_gates_are_enough(dataset, rows, candidate, tmp_path, monkeypatch):
+    monkeypatch.setattr(drift, "FEWEST_GATES", 3)
+
+    enough = train(dataset, registry_dir=tmp_path, name="v1", seed=3, rows=rows, settings=QUICK).model
+
+    assert candidate.model.reference is None
+    assert "drift.json" in enough.manifest["files"]
+    training = enough.manifest["training"]
+    until = pd.Timestamp(training["development_until"])
+    taught = rows[rows["gate_id"].isin(training["learnt_gates"]) & (rows["as_of"] <= until)]
+    days = drift.gate_days(taught, enough.forecaster.predict(taught))
+    bins = enough.reference.bins(drift.with_changes(days))
+    place = drift.COMPARED.index("motor_velocity_z")
+    share = np.bincount(bins[:, place][bins[:, place] != drift.UNKNOWN], minlength=drift.BINS) / (bins[:, place] < 255).sum()
+    assert share == pytest.approx(1 / drift.BINS, abs=0.02)
 
 
 def test_too_little_history_keeps_the_shipped_threshold_and_says_so(candidate, folder):

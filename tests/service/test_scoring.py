@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
+from models.drift import Reference
 from models.policy import Policy, Replay
 from models.registry import RegistryError
 from pipeline import features, historian
@@ -96,6 +97,7 @@ class Model:
     forecaster: Oracle
     policy: Policy = field(default_factory=lambda: Policy(open_at=0.4))
     version: str = "oracle-1"
+    reference: Reference | None = None
 
 
 def model(says: Says, **attributes: Any) -> Model:

@@ -17,6 +17,7 @@ from service.api.queries import GateStanding
 from service.console.views.parts import WORTH_A_WORD, ActionRow, Fleet, action, look_of, percent, whole_fleet, word_of
 from service.console.views.strip import StripItem, strip_of
 from service.console.words import Words, site_day
+from service.drift_watch import standing
 
 ALERTS_LOOKED_AT = 500
 ACTIONS_SHOWN = 50
@@ -72,6 +73,7 @@ class Overview:
     nothing_to_do: str
     on_hold: str
     alarm_rate: AlarmRateLine | None
+    drift: str
     notices: tuple[NoticeRow, ...]
     stations: tuple[Station, ...]
 
@@ -95,6 +97,7 @@ def overview(connection: Connection, now: datetime, words: Words, champion: Mode
         nothing_to_do=_nothing_to_do(run, len(fleet.standings) - without_verdict, without_verdict, words),
         on_hold=_on_hold(connection, now, words),
         alarm_rate=_alarm_rate(store.last_alarm_rate(connection), words),
+        drift=_drift(connection, champion, now, words),
         notices=tuple(_notice(notice, fleet, now, words) for notice in store.open_notices(connection)[:NOTICES_SHOWN]),
         stations=_stations(fleet, words),
     )
@@ -115,6 +118,18 @@ def _on_hold(connection: Connection, now: datetime, words: Words) -> str:
         return ""
     told = {"gates": notice.detail["gates"], "of": notice.detail["gates_with_verdict"], "n": store.count_held(connection)}
     return words("on_hold.value", since=words.duration(now - notice.opened_at), **told)
+
+
+def _drift(connection: Connection, champion: ModelInfo | None, now: datetime, words: Words) -> str:
+    if champion is None:
+        return ""
+    found = standing(connection, champion.version, champion.has_reference, now)
+    if found.status != "drift" or found.report is None or found.since is None:
+        return words(f"drift.{found.status.replace(' ', '_')}")
+    parts = sorted({name.partition("_")[0] for name in found.report["drifted"]})
+    named = words("drift.and").join(words.code("drift.of", part) for part in parts)
+    text = words("drift.drift", since=words.duration(now - found.since), of=named or words("drift.fading"))
+    return f"{text} {words('drift.train')}" if found.suggests_training else text
 
 
 def _alarm_rate(rate: AlarmRate | None, words: Words) -> AlarmRateLine | None:

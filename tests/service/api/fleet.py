@@ -271,7 +271,7 @@ def add_quarantine(connection: Connection, n: int = 3) -> None:
     historian.put_in_quarantine(connection, rows)
 
 
-def write_registry(folder: Path, *, calibrated_here: bool = False) -> Path:
+def write_registry(folder: Path, *, calibrated_here: bool = False, reference: bool = False) -> Path:
     """A registry with one champion; only its manifest, for nothing here loads a model."""
     version = folder / VERSION
     version.mkdir(parents=True)
@@ -282,6 +282,8 @@ def write_registry(folder: Path, *, calibrated_here: bool = False) -> Path:
         "policy": Policy(open_at=0.4, calibrated_here=calibrated_here).as_dict(),
         "files": {"model.joblib": {"sha256": "ab" * 32, "size": 1}},
     }
+    if reference:
+        manifest["files"] |= {"drift.json": {"sha256": "cd" * 32, "size": 1}}  # type: ignore[operator]
     (version / "manifest.json").write_text(json.dumps(manifest))
     (folder / "aliases.json").write_text(json.dumps({"champion": VERSION}))
     return folder
@@ -332,3 +334,22 @@ def put_on_hold(engine: Engine, alert_ids: list[str]) -> None:
             store.hold_alert(connection, alert_id, TODAY)
             mine = store.deliveries.c.subject == alert_id
             connection.execute(sa.update(store.deliveries).where(mine).values(state="held"))
+
+
+def put_drift(engine: Engine, *, drifted: bool = True) -> None:
+    """As if the gearboxes' vibration had been unlike what the model learnt from for a day and a half."""
+    one = {"n": 640, "psi": 0.5, "psi_usual": 0.2, "ks": 0.3, "ks_usual": 0.15, "p": 1e-6, "drifted": drifted}
+    few = {"n": 90, "psi": None, "psi_usual": None, "ks": None, "ks_usual": None, "p": None, "drifted": False}
+    report = {
+        "as_of": TODAY,
+        "model_version": VERSION,
+        "drifted": ["gearbox_velocity_z"] if drifted else [],
+        "features": {"gearbox_velocity_z": one, "hydraulic_velocity_z": few},
+        "gates_unlike": ["DSH-S1-G1"],
+    }
+    with writing(engine) as connection:
+        store.save_drift_report(connection, report)
+        if drifted:
+            at = NOW - timedelta(hours=36)
+            notice = life.open_notice("model.drift", VERSION, at, detail={"model_version": VERSION})
+            store.save_notice(connection, notice, actor=TEST)

@@ -40,6 +40,14 @@ def test_a_model_is_listed_with_its_aliases_and_threshold(client: TestClient) ->
             "calibration": "not yet calibrated here",
             "budget_per_gate_year": 0.2,
             "alarm_rate": None,
+            "drift": {
+                "status": "no reference",
+                "since": None,
+                "as_of": None,
+                "features": {},
+                "gates_unlike": [],
+                "suggests_training": False,
+            },
             "on_hold": None,
         }
     ]
@@ -105,3 +113,20 @@ def test_a_model_on_hold_is_told_everywhere_until_a_person_releases_it(
 def test_a_release_needs_a_hold_and_a_reason(client: TestClient) -> None:
     assert client.post("/api/v1/models/release", json={"reason": "why not"}).status_code == 409
     assert client.post("/api/v1/models/release", json={"reason": " "}).status_code == 422
+
+
+def test_drift_is_shown_with_the_champion_and_as_a_metric(fleet_engine: Engine, tmp_path: Path) -> None:
+    app = fleet.make_app(fleet_engine, fleet.write_registry(tmp_path / "with", reference=True))
+    client = TestClient(app, headers={"Authorization": f"Bearer {fleet.make_key(fleet_engine).text}"})
+    before = client.get("/api/v1/models").json()["items"][0]["drift"]
+    fleet.put_drift(fleet_engine)
+
+    drift = client.get("/api/v1/models").json()["items"][0]["drift"]
+
+    assert before["status"] == "not enough data"
+    assert (drift["status"], drift["since"], drift["as_of"]) == ("drift", "2026-11-18T20:40:00Z", "2026-11-20T00:00:00Z")
+    assert (drift["features"]["gearbox_velocity_z"]["psi"], drift["features"]["hydraulic_velocity_z"]["psi"]) == (0.5, None)
+    assert (drift["gates_unlike"], drift["suggests_training"]) == (["DSH-S1-G1"], False)
+    metrics = client.get("/metrics").text
+    assert 'sluicewatch_drift_psi_ratio{feature="gearbox_velocity_z"} 2.5' in metrics
+    assert "hydraulic_velocity_z" not in metrics

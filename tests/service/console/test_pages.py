@@ -121,6 +121,27 @@ def test_the_overview_says_how_many_alarms_were_false(
 
 
 @pytest.mark.parametrize(
+    ("reference", "drifted", "language", "told"),
+    [
+        (False, None, "en", "Drift: this model has no reference of what it learnt from."),
+        (True, None, "zh-CN", "漂移：数据尚不足，无法与模型学习时的情况比较。"),
+        (True, False, "en", "Drift: none; readings are like those the model learnt from."),
+        (True, True, "en", "Drift for 36 h: gearboxes. Look at the sensors first; the model is not retrained by itself."),
+        (True, True, "zh-CN", "已漂移 36 小时：减速器。请先检查传感器；模型不会自行重新训练。"),
+    ],
+)
+def test_the_overview_says_whether_readings_are_like_those_learnt_from(
+    fleet_engine: Engine, tmp_path: Path, reference: bool, drifted: bool | None, language: str, told: str
+) -> None:
+    if drifted is not None:
+        fleet.put_drift(fleet_engine, drifted=drifted)
+    client = TestClient(fleet.make_app(fleet_engine, fleet.write_registry(tmp_path / "r", reference=reference)))
+    client.post("/login", data={"key": fleet.make_key(fleet_engine).text})
+
+    assert page(client, f"/?lang={language}").one("p", data_testid="drift").text == told
+
+
+@pytest.mark.parametrize(
     ("language", "told", "strip", "delivery"),
     [
         (

@@ -6,6 +6,7 @@ from string import Formatter
 
 import pytest
 
+from models.drift import LOOKED_AT
 from pipeline.dataset import FINDINGS
 from pipeline.operations import JUDGED
 from pipeline.sensor_health import KINDS
@@ -35,7 +36,7 @@ def test_both_languages_fill_in_the_same_values() -> None:
 def test_the_chinese_texts_are_chinese() -> None:
     alike = {key for key, text in ZH.items() if not re.search(r"[\u4e00-\u9fff]", text)}
 
-    assert alike <= {"strip.reporting_value", "lost.line"}
+    assert alike <= {"strip.reporting_value", "lost.line", "drift.and"}
 
 
 def test_severity_is_never_called_by_a_public_warning_colour() -> None:
@@ -49,6 +50,8 @@ def test_every_code_that_the_system_uses_has_a_text() -> None:
         "severity": set(life.SEVERITIES),
         "state": set(life.STATES),
         "event": {*events.ALERT_EVENTS, "alert.dropped"},
+        "drift": {"no_reference", "not_enough_data", "in_line", "drift"},
+        "drift.of": {name.partition("_")[0] for name in LOOKED_AT},
         "delivery": {"pending", "held", "delivered", "failed", "dropped"},
         "notice": set(life.NOTICE_ENDS),
         "reason": {"young", "idle", "stale", "under_repair", "sensors", "not_scored", "outdated"},
