@@ -515,7 +515,7 @@ def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequenc
                 column[at] = rows[:, 1 + slot.slot]
     names = sorted(columns)
     values = np.array([columns[name] for name in names]).reshape(len(names), len(ts_ms)).T
-    frame = pd.DataFrame(values, columns=pd.Index(names, dtype=object))
+    frame = pd.DataFrame(values, columns=names)
     frame.insert(0, "ts", pd.DatetimeIndex(ts_ms.astype(np.int64).astype("datetime64[ms]"), tz="UTC"))
     return frame
 
