@@ -1,7 +1,8 @@
 """From a dataset to a registered model with honest figures: fit, calibrate, tune, test, write. No clock, no network.
 
 Whole gates are held out for the test, in later time. On the others, folds of whole gates give forecasts by models that
-had not seen the gate; calibration and threshold come from those. The model that is tested is the model that is stored.
+had not seen the gate; calibration and threshold come from those, the threshold from the whole record: a fleet that is looked at
+for a year has fewer false alarms in it than later. The model that is tested is the model that is stored.
 """
 
 from __future__ import annotations
@@ -124,11 +125,16 @@ def train(
     refuse_leaks(dataset, rows, failures, progress=lambda done, of: say("look for leaks", done, of))
     first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
     split = hold_out(failures, first, last, seed=seed)
-    teaching = rows[split.teaches(rows)].reset_index(drop=True)
+    teaches = split.teaches(rows)
+    teaching = rows[teaches].reset_index(drop=True)
+    developing = rows["gate_id"].isin(set(teaching["gate_id"])).to_numpy()
+    later = rows[developing & ~teaches].reset_index(drop=True)
     testing = rows[split.tests(rows)].reset_index(drop=True)
 
     bare = _bare_rows(dataset, split, jobs, say, None if keep is None else keep / "poorer-stations")
-    forecaster, out_of_fold = _fit_and_calibrate(teaching, bare, history, observed_until, failures, seed, settings, say, jobs)
+    forecaster, out_of_fold = _fit_and_calibrate(
+        teaching, later, bare, history, observed_until, failures, seed, settings, say, jobs
+    )
     forecaster = replace(forecaster, version=name)
     shipped = registry.shipped_policy()
     policy = tune(
@@ -137,7 +143,7 @@ def train(
         fallback=shipped.open_at if shipped else SHIPPED_OPEN_AT,
     )
     say("test", 0, 1)
-    reports = _test(forecaster, policy, teaching, testing, history, observed_until, hoist_types(dataset), seed)
+    reports = _test(forecaster, policy, teaching, rows[developing], testing, history, observed_until, hoist_types(dataset), seed)
     say("test", 1, 1)
     training = _training_facts(dataset, sha256, teaching, history, split, observed_until, name, seed, settings)
     if training["simulated"]:
@@ -153,7 +159,7 @@ def train(
         card=model_card(name, training, policy.as_dict(), reports),
         data_card=data_card(name, dataset, rows, history, observed_until, split, training["data_sha256"]),
         golden_rows=_golden_rows(forecaster, testing),
-        reference=drift.learn(drift.gate_days(teaching, out_of_fold), seed=seed),
+        reference=drift.learn(drift.gate_days(teaching, out_of_fold[split.teaches(out_of_fold)]), seed=seed),
         created_at=created_at.isoformat() if created_at else None,
     )
     return Candidate(model, reports)
@@ -321,6 +327,7 @@ def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress, keep: P
 
 def _fit_and_calibrate(
     rows: pd.DataFrame,
+    later: pd.DataFrame,
     bare: pd.DataFrame,
     history: History,
     observed_until: Mapping[str, datetime],
@@ -332,10 +339,11 @@ def _fit_and_calibrate(
 ) -> tuple[Forecaster, pd.DataFrame]:
     """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it.
 
-    `bare` rows only teach.
+    `later` rows of the same gates are forecast only, `bare` rows only teach.
     """
     here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
-    masks = [rows["gate_id"].isin(fold).to_numpy() for fold in gate_folds(here, FOLDS, seed=seed)]
+    folds_of_gates = gate_folds(here, FOLDS, seed=seed)
+    masks = [rows["gate_id"].isin(fold).to_numpy() for fold in folds_of_gates]
     say("fit", 0, len(masks) + 1)
 
     def learn(held_out: npt.NDArray[np.bool_]) -> Forecaster:
@@ -364,10 +372,11 @@ def _fit_and_calibrate(
     labels = label(rows, history, observed_until)
     y = np.column_stack([outcome(labels, h) for h in CALIBRATED_AT_D])
     final = calibrate(final, log_odds, y, failure_count(rows, labels))
-    parts = [
-        replace(forecaster, slope=final.slope, intercept=final.intercept).assemble(rows[mask], log_odds[mask])
-        for mask, (forecaster, _) in zip(masks, folds, strict=True)
-    ]
+    parts = []
+    for fold, mask, (forecaster, _) in zip(folds_of_gates, masks, folds, strict=True):
+        calibrated = replace(forecaster, slope=final.slope, intercept=final.intercept)
+        parts.append(calibrated.assemble(rows[mask], log_odds[mask]))
+        parts.append(calibrated.predict(later[later["gate_id"].isin(fold)]))
     return final, pd.concat(parts, ignore_index=True)
 
 
@@ -375,12 +384,14 @@ def _test(
     forecaster: Forecaster,
     policy: Policy,
     teaching: pd.DataFrame,
+    developing: pd.DataFrame,
     testing: pd.DataFrame,
     history: History,
     observed_until: Mapping[str, datetime],
     hoists: Mapping[str, str],
     seed: int,
 ) -> dict[str, dict[str, Any]]:
+    """Reports of the model and of what it is compared with, whose thresholds come from the record that its own comes from."""
     budget = policy.budget_per_gate_year
     report = evaluate(forecaster.predict(testing), history, observed_until, policy=policy, hoists=hoists, seed=seed)
     gates = teaching[["gate_id", "as_of"]].drop_duplicates().assign(component="")
@@ -389,7 +400,7 @@ def _test(
     tuned = {}
     if policy.calibrated_here:
         for name, baseline in scores.items():
-            replay = Replay(baseline(teaching), history, observed_until)
+            replay = Replay(baseline(developing), history, observed_until)
             tuned[name] = tune(replay, budget_per_gate_year=budget, fallback=NEVER)
     files = {"constant": baselines.constant(testing, _per_day(rate))}
     files |= {name: baseline(testing) for name, baseline in scores.items()}

@@ -182,6 +182,16 @@ def test_what_was_learnt_from_is_kept_for_drift_where_the_gates_are_enough(datas
     assert share == pytest.approx(1 / drift.BINS, abs=0.02)
 
 
+def test_the_threshold_is_looked_for_in_the_whole_record_of_the_gates_that_teach(candidate, rows):
+    known = rows[rows["gate_id"].isin(candidate.model.manifest["training"]["learnt_gates"]) & (rows["reason"] == "")]
+    counted = known[known["as_of"] <= rows["as_of"].max() - timedelta(days=28)]
+
+    days = len(counted[["gate_id", "as_of"]].drop_duplicates())
+
+    assert candidate.model.policy.tuned_gate_years == pytest.approx(days / 365.25)
+    assert (counted["as_of"] > pd.Timestamp(candidate.model.manifest["training"]["test_from"])).any()
+
+
 def test_too_little_history_keeps_the_shipped_threshold_and_says_so(candidate, folder):
     shipped = registry.shipped_policy()
 
