@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check faults bench champion lock
 BIN := .venv/bin
+# A file's tests stay together: they share the fleets and models that they make.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 # Two threads of one process on a busy machine take a thousand times longer to score than one.
 export OMP_NUM_THREADS := 1
 
@@ -13,7 +15,7 @@ demo: .venv/runtime  ## a basin of simulated gates, all the way to a signed webh
 
 test: .venv/dev  ## all tests; ARGS="tests/service -k broker" for some
 	@tests/install-servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: .venv/dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
