@@ -445,6 +445,26 @@ def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]])
     connection.execute(sa.delete(quarantine).where(quarantine.c.quarantine_id <= newest - QUARANTINE_ROWS))
 
 
+def list_quarantine(
+    connection: Connection,
+    *,
+    reason: str | None = None,
+    level: str | None = None,
+    before: int | None = None,
+    limit: int = QUARANTINE_ROWS,
+) -> Sequence[Any]:
+    """Refused messages, newest first: of one reason, whose topic has a level (a gate, a device), of ids below `before`."""
+    table = quarantine.c
+    query = sa.select(quarantine).order_by(table.quarantine_id.desc()).limit(limit)
+    if reason is not None:
+        query = query.where(table.reason == reason)
+    if level is not None:
+        query = query.where(("/" + table.topic + "/").contains(f"/{level}/", autoescape=True))
+    if before is not None:
+        query = query.where(table.quarantine_id < before)
+    return connection.execute(query).fetchall()
+
+
 def data_clock(connection: Connection) -> datetime | None:
     """Newest event time of the whole fleet; what a replay or a fast-forwarded demo calls now."""
     newest = connection.scalar(sa.select(sa.func.max(gates.c.last_seen_ms)))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -163,7 +164,7 @@ class Stored:
     """What one batch came to.
 
     `ok`, `late` and `quarantined` count each message of ours once. `with_readings` are those that held a usable reading;
-    a status holds none, and of a message in quarantine a part may have been usable.
+    a status holds none, and of a message in quarantine a part may have been usable. `refused` counts those by their reason.
     """
 
     ok: int = 0
@@ -173,6 +174,7 @@ class Stored:
     readings: int = 0
     conflicts: int = 0
     newest_ms: int | None = None
+    refused: Counter[str] = field(default_factory=Counter)
     last_refusal: str = ""
 
 
@@ -228,6 +230,7 @@ def store_messages(
         elif found.ours:
             stored.ok += 1
     stored.quarantined = len(refused)
+    stored.refused.update(row["reason"] for row in refused)
     stored.newest_ms = max(newest.values(), default=None)
     if refused:
         stored.last_refusal = _told(refused[-1])
@@ -252,6 +255,47 @@ def put_aside(connection: Connection, messages: Sequence[Message], refusal: Read
     stored = Stored(quarantined=len(rows), last_refusal=_told(rows[-1]))
     _tally(connection, stored)
     return stored
+
+
+@dataclass(slots=True)
+class Retried:
+    """What became of messages that were judged again.
+
+    `stored` are used up and gone from quarantine; `refused` counts the others by their reason, which may be a new one.
+    """
+
+    stored: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+def retry(connection: Connection, rows: Sequence[Any], dialects: Dialects = NATIVE) -> Retried:
+    """Judge quarantined messages again, as of the time each came; the caller commits.
+
+    What can be used now is stored, as if it had been usable then, and its row goes; for any other a row with what is wrong
+    with it now takes the place of the old one. A message that was kept only in part, and one that the broker had retained,
+    can never be used and stays.
+
+    Parameters
+    ----------
+    rows : rows of `historian.quarantine`, oldest first
+    dialects : they have a memory of their own: what a message leans on must be among the rows
+    """
+    retried = Retried(refused=Counter(row.reason for row in rows if not _can_be_retried(row)))
+    again = [row for row in rows if _can_be_retried(row)]
+    table, registry = historian.quarantine, Registry()
+    connection.execute(sa.delete(table).where(table.c.quarantine_id.in_([row.quarantine_id for row in again])))
+    for received_at, at_once in groupby(again, key=lambda row: row.received_at):
+        messages = dialects.receive([Message(row.topic, row.payload) for row in at_once])
+        stored = store_messages(connection, registry, messages, received_at, dialects)
+        retried.stored += len(messages) - stored.quarantined
+        retried.refused.update(stored.refused)
+    # each was counted when it came
+    historian.tally(connection, "messages_quarantined", -len(again))
+    return retried
+
+
+def _can_be_retried(row: Any) -> bool:
+    return row.reason != "retained" and len(row.payload) < historian.QUARANTINE_PAYLOAD_BYTES
 
 
 def _decode_all(

@@ -272,18 +272,6 @@ def maintenance_before(
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def quarantine_before(connection: Connection, *, reason: str | None, before: int | None, limit: int) -> list[store.Row]:
-    """Messages that could not be used, newest first."""
-    table = historian.quarantine
-    query = sa.select(table)
-    if reason is not None:
-        query = query.where(table.c.reason == reason)
-    if before is not None:
-        query = query.where(table.c.quarantine_id < before)
-    query = query.order_by(table.c.quarantine_id.desc()).limit(limit)
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
 def urgency(alert: Alert) -> list[Any]:
     """The sort key of an alert in the list: unacknowledged, then severity, then respond_by, then the older."""
     return [

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from models import registry
+from pipeline import historian
 from pipeline.historian import writing
 from service import hold, store
-from service.api import paging, queries
+from service.api import paging
 from service.api.auth import Principal, actor_of, needs
 from service.api.context import Here
 from service.api.schemas import AlarmRateOut, DriftOut, HoldOut, ModelOut, Page, QuarantineOut, ReleaseIn, ReleaseOut
@@ -31,10 +32,10 @@ def list_quarantine(
     position = paging.decode(cursor, query, int)
     with here.engine.connect() as connection:
         before = position[0] if position else None
-        found = queries.quarantine_before(connection, reason=reason, before=before, limit=limit + 1)
+        found = historian.list_quarantine(connection, reason=reason, before=before, limit=limit + 1)
     shown = found[:limit]
-    following = paging.encode([shown[-1]["quarantine_id"]], query) if len(found) > limit else None
-    items = [QuarantineOut.model_validate({**row, "payload": row["payload"].decode("utf-8", "replace")}) for row in shown]
+    following = paging.encode([shown[-1].quarantine_id], query) if len(found) > limit else None
+    items = [QuarantineOut.model_validate({**row._mapping, "payload": row.payload.decode("utf-8", "replace")}) for row in shown]
     return Page(items=items, next=following)
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import click
 
-from service.cli.parts import actor, database_option, open_database, option, wall
+from service.cli.parts import actor, database_option, load_mapping, mapping_option, open_database, option, wall
+
+_RETRIED_AT_ONCE = 500
+"""Messages in one transaction, so that a running ingest is never kept waiting for long."""
 
 
 @click.group(name="keys")
@@ -66,20 +72,56 @@ def quarantine_group() -> None:
     """What arrived and could not be used."""
 
 
+_reason_option = click.option("--reason", default=None, help="Only those refused for this reason.")
+_level_option = click.option("--topic", "level", default=None, help="Only those with this level in the topic: a gate, a device.")
+
+
 @quarantine_group.command(name="list")
 @option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The newest so many.")
+@_reason_option
+@_level_option
 @database_option
-def quarantine_list(limit: int, database: str) -> None:
+def quarantine_list(limit: int, reason: str | None, level: str | None, database: str) -> None:
     """Print the newest refused messages with their reason.
 
     \b
     sluicewatch quarantine list --limit 5
+    sluicewatch quarantine list --reason unknown_gate --topic DSH-S1-G1
     """
-    import sqlalchemy as sa
-
     from pipeline import historian
 
-    query = sa.select(historian.quarantine).order_by(historian.quarantine.c.quarantine_id.desc()).limit(limit)
     with open_database(database).connect() as connection:
-        for row in connection.execute(query):
+        for row in historian.list_quarantine(connection, reason=reason, level=level, limit=limit):
             click.echo(f"{row.received_at:%Y-%m-%d %H:%M:%S}  {row.reason}  {row.topic}  {row.detail}")
+
+
+@quarantine_group.command(name="retry")
+@_reason_option
+@_level_option
+@mapping_option
+@database_option
+def quarantine_retry(reason: str | None, level: str | None, mapping: Path | None, database: str) -> None:
+    """Judge refused messages again, once a gate is registered, a channel declared or the mapping file mended.
+
+    What can be used now is stored as of the time it came and leaves quarantine; the rest stays, with what is wrong with it now.
+
+    \b
+    sluicewatch quarantine retry --reason unknown_gate
+    sluicewatch quarantine retry --mapping mapping.toml
+    """
+    from pipeline import historian
+    from pipeline.adapters.dialects import Dialects
+    from pipeline.intake import retry
+
+    engine = open_database(database)
+    dialects = Dialects(load_mapping(mapping, engine))
+    with engine.connect() as connection:
+        rows = historian.list_quarantine(connection, reason=reason, level=level)[::-1]
+    stored, refused = 0, Counter[str]()
+    for start in range(0, len(rows), _RETRIED_AT_ONCE):
+        with historian.writing(engine) as connection:
+            retried = retry(connection, rows[start : start + _RETRIED_AT_ONCE], dialects)
+        stored += retried.stored
+        refused += retried.refused
+    told = "".join(f"; {n} {reason}" for reason, n in refused.most_common())
+    click.echo(f"{stored} of {len(rows)} messages can be used now and are stored{told}")

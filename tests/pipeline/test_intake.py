@@ -284,3 +284,51 @@ def test_a_whole_message_can_be_put_aside_for_a_reason_of_the_caller(engine: Eng
     assert stored.quarantined == 1
     assert [(row.reason, row.detail) for row in quarantine(engine)] == [("not_storable", "why")]
     assert tallies(engine) == {"messages_quarantined": 1}
+
+
+def test_a_refused_message_is_judged_again_as_of_the_time_it_came(engine: Engine) -> None:
+    came = NOW - timedelta(hours=3)
+    early = message(
+        {"velocity_rms": 1.5}, at=came + timedelta(minutes=20), gate_id="G9"
+    )  # its clock was wrong then, and still is
+    store(engine, message({"velocity_rms": 1.5}, at=came, gate_id="G9"), early, now=came)
+    store(engine, Message("sluicewatch/v1/S1/G1/motor/telemetry", b"{}"))
+    with historian.writing(engine) as connection:
+        register(connection, "G9")
+        rows = historian.list_quarantine(connection, level="G9")[::-1]
+
+        retried = intake.retry(connection, rows)
+
+    assert (retried.stored, retried.refused) == (1, {"clock_fault": 1})
+    assert rows_of(engine, "G9") == [{"ts": came, "motor.velocity_rms": 1.5}]
+    assert sorted((row.reason, row.received_at) for row in quarantine(engine)) == [("clock_fault", came), ("wrong_shape", NOW)]
+    assert tallies(engine)["messages_quarantined"] == 2
+
+
+def test_what_was_kept_in_part_or_retained_is_never_judged_again(engine: Engine) -> None:
+    long = Message("sluicewatch/v1/S1/G9/motor/telemetry", b" " * 5000)
+    with historian.writing(engine) as connection:
+        intake.put_aside(connection, [long], ReadingError("unknown_gate", "gate 'G9' is not registered"), NOW)
+        intake.put_aside(connection, [message({"velocity_rms": 1.0})], ReadingError("retained", "a kept copy"), NOW)
+        before = historian.list_quarantine(connection)
+
+        retried = intake.retry(connection, before[::-1])
+
+        assert (retried.stored, retried.refused) == (0, {"unknown_gate": 1, "retained": 1})
+        assert historian.list_quarantine(connection) == before
+    assert rows_of(engine) == []
+
+
+def test_the_refused_are_listed_by_reason_and_by_a_level_of_their_topic(engine: Engine) -> None:
+    store(engine, message({"velocity_rms": 1.0}, gate_id="G9"), message({"velocity_rms": 1.0}, gate_id="G99"))
+    store(engine, Message("sluicewatch/v1/S1/G1/motor/telemetry", b"{}"))
+
+    def listed(**which: Any) -> list[str]:
+        with engine.connect() as connection:
+            return [row.topic.split("/")[3] for row in historian.list_quarantine(connection, **which)]
+
+    assert listed() == ["G1", "G99", "G9"]
+    assert listed(reason="unknown_gate") == ["G99", "G9"]
+    assert listed(level="G9") == ["G9"]
+    assert listed(level="G_") == []
+    assert listed(limit=1) == ["G1"]

@@ -6,12 +6,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
+from pipeline import historian
+from pipeline.adapters import Message
+from pipeline.intake import Registry, store_messages
 from service.cli import main
 
 
@@ -132,6 +137,29 @@ def test_a_key_is_shown_once_and_can_be_revoked(tmp_path: Path) -> None:
     assert made not in listed
     assert revoked.exit_code == 0
     assert "revoked" in run("keys", "list", *database).output
+
+
+def test_a_message_that_came_before_its_gate_is_taken_in_later(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/d.sqlite"
+    run("migrate", "--database", url)
+    topic, at = "sluicewatch/v1/DSH-S1/DSH-S1-G1/motor/telemetry", datetime(2026, 3, 1, 8, 15, tzinfo=UTC)
+    payload = b'{"t": "2026-03-01T08:15:00Z", "values": {"velocity_rms": 1.31}, "units": {"velocity_rms": "mm/s"}}'
+    engine = historian.connect(url)
+    with historian.writing(engine) as connection:
+        store_messages(connection, Registry(), [Message(topic, payload)], at)
+
+    before = run("quarantine", "retry", "--database", url).output
+    with historian.writing(engine) as connection:
+        connection.execute(sa.insert(historian.gates).values(gate_id="DSH-S1-G1", station_id="DSH-S1"))
+    after = run("quarantine", "retry", "--reason", "unknown_gate", "--topic", "DSH-S1-G1", "--database", url).output
+
+    assert before == "0 of 1 messages can be used now and are stored; 1 unknown_gate\n"
+    assert after == "1 of 1 messages can be used now and are stored\n"
+    assert run("quarantine", "list", "--database", url).output == ""
+    with engine.connect() as connection:
+        (reading,) = historian.read_gate(connection, "DSH-S1-G1", 0, historian.to_ms(at) + 1).to_dict("records")
+    assert reading == {"ts": at, "motor.velocity_rms": 1.31}
+    engine.dispose()
 
 
 def test_help_answers_without_the_heavy_libraries() -> None:
