@@ -24,11 +24,11 @@ import sqlalchemy as sa
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.engine import Engine
 
-from pipeline import historian
+from pipeline import burst_files, historian
 from pipeline.adapters import Message, sparkplug
 from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.intake import Registry, Stored, put_aside, store_messages
-from pipeline.readings import ReadingError
+from pipeline.readings import DAY_MS, ReadingError
 from pipeline.subscription import BrokerError, IngestSettings, Subscription
 
 __all__ = ["BrokerError", "IngestSettings", "IngestState", "run_ingest"]
@@ -52,6 +52,8 @@ STUCK_S = 120.0
 LONGEST_WAIT_S = 5.0
 REBIRTH_EVERY_S = 60.0
 """An edge node is asked for its births at most so often."""
+EXPIRE_EVERY_S = 3_600.0
+"""How often raw bursts are looked through for those that are too old."""
 STEADY_S = 10.0
 """A connection that lasted this long was a good one; waiting between attempts starts small again."""
 
@@ -142,6 +144,7 @@ class _Ingest:
         self._registry = Registry()
         self._refused = 0
         self._told_at = float("-inf")
+        self._expire_at = float("-inf")
 
     def run(self) -> None:
         ever_connected = False
@@ -159,7 +162,7 @@ class _Ingest:
                     raise
                 log.warning("%s; trying again", error)
                 self._save(link)
-            except sa.exc.SQLAlchemyError as error:
+            except (sa.exc.SQLAlchemyError, OSError) as error:
                 self._storage_failed(error)
             except Exception:  # the outermost loop: whatever it was, ingest must not end silently
                 log.exception("ingest connects anew after an unexpected fault")
@@ -176,6 +179,7 @@ class _Ingest:
         began = 0.0
         while not self._stop.is_set():
             now = self._state.moved_at = time.monotonic()
+            self._expire_bursts(now)
             if not link.inbox:
                 came = link.turn(NOTICE_STOP_S)
                 began = time.monotonic()
@@ -194,6 +198,13 @@ class _Ingest:
         if self._dialects.sparkplug is not None:
             self._look_after(self._dialects.sparkplug, link)
 
+    def _expire_bursts(self, now_s: float) -> None:
+        folder, days = self._settings.bursts_folder, self._settings.bursts_days
+        if folder is not None and now_s >= self._expire_at:
+            self._expire_at = now_s + EXPIRE_EVERY_S
+            if expired := burst_files.expire(folder, historian.to_ms(self._clock()) - days * DAY_MS):
+                log.info("%d raw bursts are older than %d days and removed", expired, days)
+
     def _look_after(self, adapter: sparkplug.Adapter, link: Subscription) -> None:
         """Count what edge nodes lost on the way, and ask those for their births that we cannot understand."""
         MISSED.inc(adapter.missed - self._missed)
@@ -210,7 +221,7 @@ class _Ingest:
         if link.inbox:
             try:
                 self._store(link.inbox)
-            except sa.exc.SQLAlchemyError as error:
+            except (sa.exc.SQLAlchemyError, OSError) as error:
                 self._storage_failed(error)
 
     def _store(self, messages: Sequence[Message]) -> None:
@@ -240,9 +251,11 @@ class _Ingest:
             with COMMIT_SECONDS.time(), historian.writing(self._engine) as connection:
                 if refusal is None:
                     stored = store_messages(connection, self._registry, messages, now, self._dialects)
+                    if self._settings.bursts_folder is not None:
+                        burst_files.keep(self._settings.bursts_folder, stored.bursts)
                 else:
                     stored = put_aside(connection, messages, refusal, now)
-        except sa.exc.SQLAlchemyError:
+        except (sa.exc.SQLAlchemyError, OSError):
             self._registry.forget()
             raise
         for result, n in (("ok", stored.ok), ("late", stored.late), ("quarantined", stored.quarantined)):
@@ -267,7 +280,7 @@ class _Ingest:
         self._state.moved_at = time.monotonic()
         self._stop.wait(random.uniform(0.5, 1.0) * min(LONGEST_WAIT_S, 0.2 * 2**failures))
 
-    def _storage_failed(self, error: sa.exc.SQLAlchemyError) -> None:
+    def _storage_failed(self, error: Exception) -> None:
         if not self._state.storage_fault:
             log.error("storage fails, nothing is acknowledged until it is back: %s", _first_line(error))
         self._state.storage_fault = _first_line(error)

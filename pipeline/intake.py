@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import groupby
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from pipeline.adapters import Decoded, Gate, Message
 from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS, Channel, ReadingError
+from pipeline.spectra import Machine
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Place(NamedTuple):
 
 
 _NOWHERE = Place((), (), {}, {})
+_UNKNOWN_MACHINE = Machine()
 
 
 class Registry:
@@ -58,6 +61,7 @@ class Registry:
         """The newest event time of each gate."""
         self._gates: dict[str, Gate] = {}
         self._places: dict[str, dict[str, Place]] = {}
+        self._machines: dict[tuple[str, str], Machine] = {}
         self._alike: dict[Any, tuple[tuple[int, ...], Mapping[str, tuple[int, int]], Mapping[str, str]]] = {}
         self._loaded_at = float("-inf")
         self._load_s = 0.0
@@ -69,6 +73,10 @@ class Registry:
     def units(self, gate_id: str, component: str) -> Mapping[str, str]:
         """Return the declared unit of each channel of the component, by the channel's name within it."""
         return self.place(gate_id, component).units
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        """Return what is known of the component's bearing and gear."""
+        return self._machines.get((gate_id, component), _UNKNOWN_MACHINE)
 
     def place(self, gate_id: str, component: str) -> Place:
         """Return where the component's values go."""
@@ -107,11 +115,16 @@ class Registry:
     def _load_gates(self, connection: Connection) -> None:
         gates = historian.gates.c
         query = sa.select(gates.gate_id, gates.station_id, gates.commissioned_on, gates.last_seen_ms)
-        self._gates, self.newest_ms = {}, {}
+        self._gates, self.newest_ms, self._machines = {}, {}, {}
         for gate_id, station_id, commissioned_on, last_seen_ms in connection.execute(query):
             self._gates[gate_id] = Gate(gate_id, station_id, _since_ms(commissioned_on))
             if last_seen_ms is not None:
                 self.newest_ms[gate_id] = last_seen_ms
+
+        turning = sa.select(historian.components).where(historian.components.c.speed_rpm.is_not(None))
+        for row in connection.execute(turning).mappings():
+            known = {name: math.nan if value is None else value for name, value in row.items()}
+            self._machines[row["gate_id"], row["component"]] = Machine.of(known)
 
     def load_channels(self, connection: Connection, gate_ids: Collection[str] | None = None) -> None:
         """Read the channels anew, of some gates or of all."""
@@ -164,7 +177,8 @@ class Stored:
     """What one batch came to.
 
     `ok`, `late` and `quarantined` count each message of ours once. `with_readings` are those that held a usable reading;
-    a status holds none, and of a message in quarantine a part may have been usable. `refused` counts those by their reason.
+    a status holds none, and of a message in quarantine a part may have been usable. `refused` counts those by their reason,
+    `bursts` are raw vibration bursts, which the caller may keep, and where.
     """
 
     ok: int = 0
@@ -174,6 +188,7 @@ class Stored:
     readings: int = 0
     conflicts: int = 0
     newest_ms: int | None = None
+    bursts: list[tuple[PurePosixPath, bytes]] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     last_refusal: str = ""
 
@@ -221,6 +236,8 @@ def store_messages(
                 late = False
         for gate_id, ts_ms in found.seen.items():
             newest[gate_id] = max(ts_ms, newest.get(gate_id, 0))
+        if found.burst is not None:
+            stored.bursts.append((found.burst, message.payload))
         stored.readings += len(found.readings)
         stored.with_readings += bool(found.readings)
         if found.refusals:

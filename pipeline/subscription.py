@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
@@ -24,14 +25,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from pipeline import waveforms
 from pipeline.adapters import Message, native
-from pipeline.adapters.checks import TELEMETRY_BYTES
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
-KEPT_BYTES = TELEMETRY_BYTES + 1
+KEPT_BYTES = waveforms.MAX_BYTES + 1
 """Of a longer message only the beginning is kept in memory: one byte above the limit suffices to refuse it."""
 CONNECT_S = 10.0
 CLOSE_S = 5.0
@@ -49,7 +50,8 @@ class IngestSettings:
 
     `client_id` must be this process's own: the broker keeps a session by it. `receive_maximum` (how many unacknowledged
     messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` with ``mqtts://`` only.
-    `sparkplug_rebirth` allows the one thing we ever publish: to ask Sparkplug's edge nodes for their births.
+    `sparkplug_rebirth` allows the one thing we ever publish: to ask Sparkplug's edge nodes for their births. Raw vibration bursts
+    are kept in `bursts_folder` for `bursts_days`; nowhere without one.
     """
 
     mqtt_url: str
@@ -62,6 +64,8 @@ class IngestSettings:
     keepalive_s: int = 30
     ca_file: str | None = None
     sparkplug_rebirth: bool = False
+    bursts_folder: Path | None = None
+    bursts_days: int = 30
 
 
 class _BufferedSocket:

@@ -7,7 +7,6 @@ significant byte first. The same bytes come by MQTT and lie in a dataset's ``wav
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -28,13 +27,14 @@ _MILLISECOND = timedelta(milliseconds=1)
 _SAMPLE = np.dtype("<i2")
 
 _NAME = "a string of 1 to 128 letters, digits, _ or -"
-_POSITIVE = "a finite number above 0"
+_RATES_HZ, _SCALES_G = (1.0, 1e7), (1e-9, 1e3)
+"""What a converter can do; beyond it a header is a mistake, and a square would overflow."""
 _FIELDS: dict[str, tuple[Any, str]] = {
     "t": (Annotated[datetime, msgspec.Meta(tz=True)], "RFC 3339 with an offset, as 2026-03-01T08:15:00.000Z"),
     "point": (str, _NAME),
     "axis": (str, f"empty or {_NAME}"),
-    "rate_hz": (float, _POSITIVE),
-    "scale_g": (float, _POSITIVE),
+    "rate_hz": (float, "a number from 1 to 10,000,000"),
+    "scale_g": (float, "a number from 0.000000001 to 1,000"),
     "n": (Annotated[int, msgspec.Meta(ge=1)], "a whole number of samples, 1 or more"),
 }
 """Fields of the header: the type of each, and what it must be in words."""
@@ -80,8 +80,8 @@ class Burst:
             raise _refusal("point", self.point)
         if self.axis and not ID_PATTERN.match(self.axis):
             raise _refusal("axis", self.axis)
-        for field, value in (("rate_hz", self.rate_hz), ("scale_g", self.scale_g)):
-            if not (math.isfinite(value) and value > 0.0):
+        for field, value, (low, high) in (("rate_hz", self.rate_hz, _RATES_HZ), ("scale_g", self.scale_g, _SCALES_G)):
+            if not low <= value <= high:
                 raise _refusal(field, value)
         if self.samples.dtype != np.int16 or self.samples.ndim != 1 or not len(self.samples):
             shape = "x".join(str(length) for length in self.samples.shape)
@@ -181,7 +181,7 @@ def _convert(document: dict[str, Any], field: str) -> Any:
     try:
         value = msgspec.convert(document[field], _FIELDS[field][0])
         return value.astimezone(UTC) if field == "t" else value
-    except (msgspec.ValidationError, OverflowError):  # an offset may lead out of the years 1..9999
+    except (ValueError, OverflowError):  # half a surrogate pair; an offset that leads out of the years 1..9999
         raise _refusal(field, document[field]) from None
 
 

@@ -43,6 +43,7 @@ class Settings(BaseModel):
 
     database: str = "sqlite:///.sluicewatch/sluicewatch.sqlite"
     registry: Path = DEFAULT_FOLDER / "registry"
+    bursts: Path = DEFAULT_FOLDER / "bursts"
     public_url: str = "http://127.0.0.1:8000"
     clock: Literal["wall", "data"] = "wall"
     grace_s: float = Field(default=900.0, ge=0, le=86_400)

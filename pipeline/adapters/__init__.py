@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from pipeline.readings import Channel, Reading, ReadingError
+from pipeline.spectra import Machine
 
 
 class Message(NamedTuple):
@@ -46,17 +48,22 @@ class Fleet(Protocol):
     def units(self, gate_id: str, component: str) -> Mapping[str, str]:
         """Return the declared unit of each channel of the component, by the channel's name within it."""
 
+    def machine(self, gate_id: str, component: str) -> Machine:
+        """Return what is known of the component's bearing and gear."""
+
 
 class Decoded(NamedTuple):
     """What one message held.
 
     `readings` are in canonical units. `channels` are those among them that were not declared before, each with the unit
     it came in. `refusals` tell what could not be used and why. `seen` are event times, in epoch milliseconds, at which a
-    gate said that it is alive without measuring anything. `ours` is false for a message that nobody meant for us.
+    gate said that it is alive without measuring anything. `burst` is where the message itself may be kept: it is one raw
+    vibration burst. `ours` is false for a message that nobody meant for us.
     """
 
     readings: Sequence[Reading] = ()
     channels: Sequence[Channel] = ()
     refusals: Sequence[ReadingError] = ()
     seen: Mapping[str, int] = MappingProxyType({})
+    burst: PurePosixPath | None = None
     ours: bool = True

@@ -1,8 +1,9 @@
 """The native dialect: JSON on ``sluicewatch/v1/<station>/<gate>/…``. No network, no database, no clock.
 
 Telemetry comes on ``…/<component>/telemetry`` as one reading ``{"t", "values", "units"}`` or as ``{"readings": [ … ]}``, a
-gate's status on ``…/status``. A clean message takes the fast way, which only has to notice that something is wrong;
-any other is examined part by part, so that its refusal lists every gap at once.
+raw vibration burst (`pipeline.waveforms`) on ``…/<component>/waveform``, a gate's status on ``…/status``. A clean message takes
+the fast way, which only has to notice that something is wrong; any other is examined part by part, so that its refusal lists
+every gap at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pipeline import waveforms
 from pipeline.adapters import Decoded, Fleet, Gate, Message
 from pipeline.adapters.checks import (
     EPOCH,
@@ -27,6 +29,7 @@ from pipeline.adapters.checks import (
     short,
 )
 from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, check_range, find_conversion, find_quantity, split_name
+from pipeline.spectra import Machine, indicators
 
 FILTERS = ("sluicewatch/v1/#",)
 STATUS_BYTES = 4_096
@@ -82,6 +85,8 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
     match message.topic.split("/"):
         case ["sluicewatch", "v1", station_id, gate_id, component, "telemetry"]:
             kind, limit = "telemetry", TELEMETRY_BYTES
+        case ["sluicewatch", "v1", station_id, gate_id, component, "waveform"]:
+            kind, limit = "waveform", waveforms.MAX_BYTES
         case ["sluicewatch", "v1", station_id, gate_id, "status"]:
             kind, limit, component = "status", STATUS_BYTES, ""
         case ["sluicewatch", "v1", _, _, "alert"]:
@@ -89,8 +94,8 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
         case _:
             raise ReadingError(
                 "wrong_topic",
-                "topic must be sluicewatch/v1/<station>/<gate>/<component>/telemetry or sluicewatch/v1/<station>/<gate>/status; "
-                f"got {message.topic!r}",
+                "topic must be sluicewatch/v1/<station>/<gate>/<component>/telemetry or …/waveform, or "
+                f"sluicewatch/v1/<station>/<gate>/status; got {message.topic!r}",
             )
     if len(message.payload) > limit:
         raise ReadingError("oversize", f"a {kind} message may have {limit} bytes; got more")
@@ -104,10 +109,12 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
     if kind == "status":
         return _decode_status(message.payload, gate, now_ms)
     if message.retained:
-        raise ReadingError("retained", "telemetry must be published without the retain flag: a kept copy looks fresh")
+        raise ReadingError("retained", f"a {kind} message must be published without the retain flag: a kept copy looks fresh")
     declared = fleet.units(gate_id, component)
     if not declared and not ID_PATTERN.match(component):
         raise ReadingError("wrong_topic", f"a component's name must match [A-Za-z0-9_-]{{1,128}}; got {component!r}")
+    if kind == "waveform":
+        return _decode_burst(message.payload, gate, component, declared, fleet.machine(gate_id, component), now_ms)
     clean = _read_clean(message.payload, gate, component, declared, now_ms)
     return clean or _examine(load_json(message.payload), gate, component, declared, now_ms)
 
@@ -252,6 +259,31 @@ def _canonical(name: str, value: Any, units: Mapping[str, Any], declared: Mappin
         return check_range(quantity, number)
     except ReadingError as refusal:
         raise ReadingError(refusal.reason, f"{name}: {refusal}") from None
+
+
+def _decode_burst(
+    payload: bytes, gate: Gate, component: str, declared: Mapping[str, str], machine: Machine, now_ms: int
+) -> Decoded:
+    """One burst is one reading: what its spectra say of channels at its point."""
+    try:
+        burst = waveforms.decode(payload)
+    except waveforms.WaveformError as error:
+        raise ReadingError("wrong_shape", str(error)) from None
+    ts_ms = believable((burst.t - EPOCH) // MILLISECOND, gate, now_ms)
+    values: dict[str, float] = {}
+    refusals: list[ReadingError] = []
+    for quantity, value in indicators(burst, machine).items():
+        try:
+            values[f"{burst.point}.{quantity}"] = check_range(quantity, value)
+        except ReadingError as refusal:
+            refusals.append(ReadingError(refusal.reason, f"{quantity} of the burst: {refusal}"))
+    new = {name: find_quantity(split_name(name)[1]).unit for name in values if name not in declared}
+    return Decoded(
+        [Reading(gate.gate_id, component, ts_ms, values)] if values else (),
+        _channels(gate.gate_id, component, new),
+        refusals,
+        burst=waveforms.burst_path(gate.gate_id, component, burst.point, burst.t),
+    )
 
 
 def _decode_status(payload: bytes, gate: Gate, now_ms: int) -> Decoded:

@@ -34,6 +34,7 @@ def create_app(
     check_url: Callable[[str], str],
     session_key: bytes,
     public_url: str = "",
+    bursts: Path | None = None,
     wall_clock: Callable[[], datetime] | None = None,
 ) -> FastAPI:
     """Make the application; every argument is explained at `service.api.context.Context`. One clock may serve as both."""
@@ -54,6 +55,7 @@ def create_app(
         check_url=check_url,
         session_key=session_key,
         public_url=public_url,
+        bursts=bursts,
     )
     app.add_middleware(Envelope)
     problems.install(app)

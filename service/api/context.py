@@ -56,6 +56,7 @@ class Context:
     check_url : returns a webhook's address as it will be called, or refuses it (`BadInput`)
     session_key : signs console sessions; made at random by whoever starts the server, never a constant
     public_url : where people reach the console; links in notifications begin with it
+    bursts : folder of the raw vibration bursts, if this machine keeps any
     """
 
     engine: Engine
@@ -66,6 +67,7 @@ class Context:
     check_url: Callable[[str], str]
     session_key: bytes
     public_url: str
+    bursts: Path | None = None
 
     def list_models(self) -> list[ModelInfo]:
         """Every registered model; none, and a line in the log, when the registry cannot be read."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from sqlalchemy.engine import Connection
 
-from pipeline import historian
+from pipeline import burst_files, historian
 from pipeline.historian import from_ms, to_ms
 from pipeline.sensor_health import KINDS, read_lost
 from service import store
@@ -224,7 +224,13 @@ def list_operations(
         found = queries.operations_before(connection, gate_id, start_ms, before_ms, limit + 1)
     shown = found[:limit]
     following = paging.encode([to_ms(shown[-1].started_at)], query) if len(found) > limit else None
-    return Page(items=[OperationOut.model_validate(one) for one in shown], next=following)
+    items = [OperationOut.model_validate(one) for one in shown]
+    if here.bursts is not None and shown:
+        first_ms, last_ms = to_ms(shown[-1].started_at), max(to_ms(one.ended_at) for one in shown)
+        taken = burst_files.taken(here.bursts, gate_id, first_ms, last_ms)
+        for item in items:
+            item.bursts = [name for ms, name in taken if to_ms(item.started_at) <= ms <= to_ms(item.ended_at)]
+    return Page(items=items, next=following)
 
 
 def _span(here: Here, start: Instant | None, to: Instant | None) -> tuple[int, int]:

@@ -210,6 +210,7 @@ class OperationOut(Out):
         description="`minutes`, context such as `load`, and by channel `:mean` and `:high` (its 90 % quantile) or, of a "
         "temperature, `:start` and `:max` over the movement; lone spikes are left out."
     )
+    bursts: list[str] = Field([], description="Raw vibration bursts taken in it, as files below the folder that ingest keeps.")
 
 
 class MaintenanceIn(In):

@@ -70,6 +70,13 @@ sparkplug_rebirth_option = option(
 health_option = option(
     "--health-port", type=click.IntRange(0, 65535), default=None, help="Serve /livez, /readyz and /metrics here."
 )
+bursts_option = option(
+    "--bursts",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_HOME / "bursts",
+    show_default=True,
+    help="Folder of the raw vibration bursts.",
+)
 clock_option = option(
     "--clock",
     type=click.Choice(["wall", "data"]),

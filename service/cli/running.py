@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from service.cli.parts import (
+    bursts_option,
     clock,
     clock_option,
     database_option,
@@ -68,6 +69,7 @@ def demo(**settings: Any) -> None:
 @public_url_option
 @secret_key_option
 @receiver_options
+@bursts_option
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
 def up(database: str, mqtt: str, mapping: Path | None, sparkplug_rebirth: bool, **given: Any) -> None:
@@ -116,6 +118,10 @@ def migrate(database: str) -> None:
 @database_option
 @mapping_option
 @sparkplug_rebirth_option
+@bursts_option
+@option(
+    "--bursts-days", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How long to keep them; 0: not at all."
+)
 @option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
 @option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
 @option("--mqtt-ca", type=click.Path(exists=True, dir_okay=False), default=None, help="Certificate authority for mqtts://.")
@@ -125,6 +131,8 @@ def ingest(
     database: str,
     mapping: Path | None,
     sparkplug_rebirth: bool,
+    bursts: Path,
+    bursts_days: int,
     client_id: str,
     mqtt_version: Any,
     mqtt_ca: str | None,
@@ -142,7 +150,13 @@ def ingest(
 
     state = IngestState()
     settings = IngestSettings(
-        mqtt_url=mqtt, client_id=client_id, version=mqtt_version, ca_file=mqtt_ca, sparkplug_rebirth=sparkplug_rebirth
+        mqtt_url=mqtt,
+        client_id=client_id,
+        version=mqtt_version,
+        ca_file=mqtt_ca,
+        sparkplug_rebirth=sparkplug_rebirth,
+        bursts_folder=bursts if bursts_days else None,
+        bursts_days=bursts_days,
     )
     engine = open_database(database)
     dialects = Dialects(load_mapping(mapping, engine))
@@ -234,6 +248,7 @@ def deliver(health_port: int | None, **given: Any) -> None:
 @public_url_option
 @secret_key_option
 @receiver_options
+@bursts_option
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
 def serve(host: str, port: int, **given: Any) -> None:
@@ -261,6 +276,7 @@ def serve(host: str, port: int, **given: Any) -> None:
         check_url=lambda url: check_url(url, settings.guard),
         session_key=secrets.token_bytes(32),
         public_url=settings.public_url,
+        bursts=settings.bursts,
     )
     refuse_taken(host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

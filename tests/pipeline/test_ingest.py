@@ -1,12 +1,15 @@
 """Ingest through a real Mosquitto: a message acknowledged is on disk, counts once, and a bad one stops nothing."""
 
+import io
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,10 +17,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
 from paho.mqtt.enums import CallbackAPIVersion
+from scipy import signal as signal_tools
+from scipy import stats
 from sqlalchemy.engine import Engine
 
 from pipeline import historian, ingest, intake
@@ -26,9 +32,12 @@ from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.adapters.mapping import read_mapping
 from pipeline.errors import BadInput
 from pipeline.ingest import IngestSettings, IngestState, run_ingest
+from pipeline.waveforms import Burst, encode
 from service.broker import Broker, free_port
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DATA = Path(os.environ.get("SLUICEWATCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+FEMTO = DATA / "open_femto_learning_every6.zip"
 TOPIC = "sluicewatch/v1/S1/G1/motor/telemetry"
 
 CHILD = """
@@ -470,3 +479,58 @@ def test_a_loop_that_stands_still_and_a_batch_that_takes_long_are_reported() -> 
     assert IngestState(moved_at=now - 121).stuck() == ["the loop has not moved for 121 s"]
     assert IngestState(connected=True, storing_since=now - 1).faults() == []
     assert IngestState(connected=True, storing_since=now - 6).faults() == ["storage: a batch has been under way for 6 s"]
+
+
+@pytest.mark.broker
+def test_a_real_bearings_bursts_become_the_readings_that_scipy_gives(mosquitto: Broker, engine: Engine, tmp_path: Path) -> None:
+    if not FEMTO.is_file():
+        pytest.skip(f"{FEMTO.name} is not in {FEMTO.parent}")
+    with zipfile.ZipFile(FEMTO) as archive:
+        members = sorted(name for name in archive.namelist() if "Bearing1_1/acc_" in name)[::20]
+        texts = [archive.read(name).decode().replace(";", ",") for name in members]
+    # the files tell thousandths of g
+    raw = [np.rint(np.loadtxt(io.StringIO(text), delimiter=",", usecols=4) * 1000.0).astype(np.int16) for text in texts]
+    times = [NOW - timedelta(hours=len(raw) - n) for n in range(len(raw))]
+    bursts = [encode(Burst(t, "horizontal", "x", 25_600.0, 0.001, samples)) for t, samples in zip(times, raw, strict=True)]
+    folder = tmp_path / "bursts"
+
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url, bursts_folder=folder, bursts_days=36_500):
+        publish(*bursts, *bursts[:3], topic="sluicewatch/v1/S1/G1/motor/waveform")
+        eventually(lambda: tally(engine) == len(bursts) + 3)
+
+    with engine.connect() as connection:
+        stored = historian.read_gate(connection, "G1", 0, historian.to_ms(NOW)).set_index("ts")
+    assert list(stored.index) == times
+    assert len(times) > 20
+    for t, samples in zip(times, raw, strict=True):
+        acceleration_g = samples / 1000.0
+        centred = acceleration_g - acceleration_g.mean()
+        expected = {
+            "acceleration_rms": np.sqrt(signal_tools.periodogram(acceleration_g, 25_600.0, scaling="spectrum")[1].sum()),
+            "acceleration_peak": np.abs(centred).max(),
+            "kurtosis": stats.kurtosis(acceleration_g, fisher=False),
+            "crest_factor": np.abs(centred).max() / np.std(acceleration_g),
+        }
+        found = {name: stored.at[t, f"motor.horizontal.{name}"] for name in expected}
+        assert found == pytest.approx(expected, rel=1e-6)
+    kept = sorted(folder.rglob("*.bin"))
+    assert [file.read_bytes() for file in kept] == bursts
+
+
+@pytest.mark.broker
+def test_a_burst_that_cannot_be_kept_is_not_acknowledged_and_comes_again(
+    mosquitto: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    samples = np.arange(-300, 300, dtype=np.int16)
+    payload = encode(Burst(NOW, "bearing_de", "", 12_800.0, 0.001, samples))
+    folder = tmp_path / "bursts"
+    folder.write_text("a file where the folder should be")
+
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url, bursts_folder=folder, bursts_days=36_500) as state:
+        publish(payload, topic="sluicewatch/v1/S1/G1/motor/waveform")
+        eventually(lambda: any("storage" in fault for fault in state.faults()))
+        assert tally(engine) == 0
+        folder.unlink()
+        eventually(lambda: tally(engine) == 1)
+
+    assert [file.read_bytes() for file in folder.rglob("*.bin")] == [payload]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pipeline.adapters import Decoded, Gate
 from pipeline.adapters.mapping import DeviceMap, read_mapping
+from pipeline.spectra import Machine
 
 NOW_MS = 1_772_353_200_000  # 2026-03-01T08:20:00Z
 QUARTER_PAST_MS = 1_772_352_900_000  # 2026-03-01T08:15:00Z
@@ -69,6 +70,9 @@ class SomeGates:
 
     def units(self, gate_id: str, component: str) -> Mapping[str, str]:
         return self.declared.get((gate_id, component), {})
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        return Machine()
 
 
 def device_map() -> DeviceMap:

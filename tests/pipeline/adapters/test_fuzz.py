@@ -35,6 +35,13 @@ _SAMPLES: dict[str, list[tuple[str, bytes]]] = {
         ),
         (f"{_NATIVE}/status", b'{"status": "online", "t": "2026-03-01T08:10:00Z"}'),
     ],
+    "burst": [
+        (
+            f"{_NATIVE}/motor/waveform",
+            b'{"t":"2026-03-01T08:15:00.000Z","point":"bearing_de","axis":"radial","rate_hz":12800.0,"scale_g":0.0005,"n":300}\n'
+            + random.Random(1).randbytes(600),
+        )
+    ],
     "iotda": [(test_iotda.REPORT, test_iotda.DEVICE_REPORT), (test_iotda.BATCH, test_iotda.GATEWAY_BATCH)],
     "thingsboard": [
         (
@@ -90,6 +97,12 @@ def change_json(chance: random.Random, data: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def change_header(chance: random.Random, data: bytes) -> bytes:
+    """Change the header of a burst and leave its samples."""
+    header, feed, samples = data.partition(b"\n")
+    return change_json(chance, header) + feed + samples
+
+
 def change_protobuf(chance: random.Random, _: bytes) -> bytes:
     """A payload of random metrics, most of them nearly right."""
     made = sparkplug.Payload(seq=chance.randrange(300))
@@ -130,7 +143,7 @@ def change_protobuf(chance: random.Random, _: bytes) -> bytes:
 def test_mutated_payloads_are_refused_or_possible_and_never_raise(dialect: str) -> None:
     chance = random.Random(f"{dialect} 20260301")
     adapters, fleet = Dialects(device_map()), SomeGates({("S3-G1", "motor"): {"winding.temperature": "degC"}})
-    by_shape = change_protobuf if dialect == "sparkplug" else change_json
+    by_shape = {"sparkplug": change_protobuf, "burst": change_header}.get(dialect, change_json)
     ways: list[Callable[[random.Random, bytes], bytes]] = [change_bytes, by_shape, by_shape, by_shape]
     used = refused = 0
     for _ in range(TRIES):

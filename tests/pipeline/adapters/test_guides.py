@@ -11,6 +11,7 @@ from pipeline.adapters import Gate, Message
 from pipeline.adapters.dialects import Dialects
 from pipeline.adapters.mapping import read_mapping
 from pipeline.intake import NO_EARLIER_MS
+from pipeline.spectra import Machine
 
 ROOT = Path(__file__).parents[3]
 NOW_MS = 1_772_353_200_000  # 2026-03-01T08:20:00Z
@@ -31,6 +32,9 @@ class SampleBasin:
 
     def units(self, gate_id: str, component: str) -> dict[str, str]:
         return {}
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        return Machine()
 
 
 def page(name: str) -> str:
@@ -98,6 +102,22 @@ def test_the_messages_of_a_page_are_decoded_with_its_mapping_lines(
     assert [str(refusal) for one in found for refusal in one.refusals] == []
     assert [(r.gate_id, r.component, utc_text(r.ts_ms)) for one in found for r in one.readings] == [row[:3] for row in stored]
     assert [dict(r.values) for one in found for r in one.readings] == [pytest.approx(row[3], rel=1e-6) for row in stored]
+
+
+def test_the_burst_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page("waveforms.md")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [topic] = re.findall(r"mosquitto_pub -q 1 -t '([^']+)' -f burst.bin", text)
+    monkeypatch.chdir(tmp_path)
+
+    exec(code, {})  # a reader runs it, too
+    found = Dialects().decode(Message(topic, (tmp_path / "burst.bin").read_bytes()), SampleBasin(), NOW_MS)
+
+    (reading,) = found.readings
+    assert (reading.gate_id, reading.component, utc_text(reading.ts_ms)) == ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.000")
+    # by hand: of 0, 120, -80, 42 the mean is 20.5, and the mean square about it 5220.75
+    assert reading.values["bearing_de.acceleration_rms"] == pytest.approx(0.0005 * 5220.75**0.5)
+    assert found.refusals == []
 
 
 def utc_text(ts_ms: int) -> str:

@@ -5,6 +5,7 @@ import pytest
 from pipeline.adapters import Gate
 from pipeline.adapters.mapping import DeviceMap, MappingError, Signal, read_mapping
 from pipeline.readings import ReadingError
+from pipeline.spectra import Machine
 
 GATES = {"DSH-S3-G1", "DSH-S3-G2", "DSH-S4-G1"}
 GOOD = """
@@ -43,6 +44,9 @@ class Registered:
 
     def units(self, gate_id: str, component: str) -> dict[str, str]:
         return {}
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        return Machine()
 
 
 def gaps_of(text: str) -> list[str]:

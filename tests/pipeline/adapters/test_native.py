@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.adapters import Decoded, Gate, Message, native
 from pipeline.readings import QUANTITIES, Channel, Reading
+from pipeline.spectra import Machine
 
 NOW_MS = 1_772_352_900_000  # 2026-03-01T08:15:00Z
 MARCH_2024_MS = 1_709_251_200_000
@@ -28,6 +29,9 @@ class OneGate:
 
     def units(self, gate_id: str, component: str) -> Mapping[str, str]:
         return self.declared if component == "motor" else {}
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        return Machine()
 
 
 def decode(payload: Any, topic: str = TOPIC, *, retained: bool = False, fleet: OneGate | None = None) -> Decoded:

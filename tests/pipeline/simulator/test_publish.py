@@ -24,6 +24,7 @@ from pipeline.adapters import Message as Received
 from pipeline.errors import BadInput
 from pipeline.simulator import make_fleet, publish, simulate_gate
 from pipeline.simulator.publish import FleetPublisher, Message, PublishError, Station, fleet_messages, replay, to_messages
+from pipeline.spectra import Machine
 from service.broker import Broker, free_port
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,6 +41,9 @@ class Registered:
 
     def units(self, gate_id: str, component: str) -> dict[str, str]:
         return self._units[component]
+
+    def machine(self, gate_id: str, component: str) -> Machine:
+        return Machine()
 
 
 @contextmanager

@@ -317,6 +317,7 @@ def make_app(engine: Engine, registry: Path) -> FastAPI:
         check_url=lambda url: check_url(url, Guard(ports=())),
         session_key=b"k" * 32,
         public_url=PUBLIC_URL,
+        bursts=registry.parent / "bursts",
     )
 
 

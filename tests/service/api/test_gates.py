@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from pipeline import historian
+from pipeline import burst_files, historian
 from pipeline.historian import to_ms, writing
+from pipeline.waveforms import burst_path
 from service import store
 from service.api import queries
 from tests.service.api import fleet
@@ -289,6 +290,19 @@ def test_operations_come_newest_first_with_what_their_channels_showed(client: Te
     assert len(found) == 60
     assert started == sorted(started, reverse=True)
     assert first["summary"]["motor.velocity_rms:mean"] == pytest.approx(statistics.fmean(inside))
+
+
+def test_an_operation_names_the_bursts_that_were_taken_in_it(client: TestClient, registry: Path) -> None:
+    path = f"/api/v1/gates/{MEASURED}/operations?limit=2"
+    newest, older = client.get(path).json()["items"]
+    taken = [utc(newest["started_at"]), utc(newest["ended_at"]), utc(newest["ended_at"]) + timedelta(milliseconds=1)]
+    files = [burst_path(MEASURED, "motor", "bearing_de", at) for at in taken]
+    burst_files.keep(registry.parent / "bursts", [(file, b"burst") for file in files])
+
+    found = [one["bursts"] for one in client.get(path).json()["items"]]
+
+    assert newest["bursts"] == older["bursts"] == []
+    assert found == [[str(files[0]), str(files[1])], []]
 
 
 def test_operations_of_a_span(client: TestClient) -> None:
