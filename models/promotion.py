@@ -12,9 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from models import registry
 from models.evaluate import Estimate, EvaluationError, compare, evaluate, table
 from models.labels import History
+from models.policy import Policy
 from models.train import TrainingError, data_sha256, ends_of, hoist_types, learnt_gates
 from pipeline.dataset import Dataset
 from pipeline.errors import BadInput
@@ -39,6 +42,7 @@ class Comparison:
 
     Attributes
     ----------
+    asked : what they were judged on, in words
     reports : as `models.evaluate.evaluate`, of the candidate and then of the champion
     ratios : the candidate's figures over the champion's, each with the 90 % interval of a paired bootstrap over gates
     by_hoist : hoist type to the number of failures and the ratio ``ap_14d``
@@ -47,6 +51,7 @@ class Comparison:
     candidate: str
     champion: str
     simulated: bool
+    asked: str
     reports: Mapping[str, Mapping[str, Any]]
     ratios: Mapping[str, Estimate]
     by_hoist: Mapping[str, Mapping[str, Any]]
@@ -71,7 +76,7 @@ class Comparison:
         """One line: what the rule says, and on what."""
         report = self.reports[self.candidate]
         where = (
-            f"on {report['gates']} gates it has not learnt from, {report['first_as_of'][:10]} to {report['last_as_of'][:10]} "
+            f"on {report['gates']} {self.asked}, {report['first_as_of'][:10]} to {report['last_as_of'][:10]} "
             f"({report['gate_years']:.1f} gate-years, {report['counts']['evaluable_failures']} failures"
             f"{', simulated' if self.simulated else ''})"
         )
@@ -120,26 +125,47 @@ def compare_models(
     for model, known in zip((candidate, champion), learnt, strict=True):
         if known:
             rows = rows[rows["as_of"] >= datetime.fromisoformat(model.manifest["training"]["test_from"])]
-    history, hoists = History(dataset.maintenance), hoist_types(dataset)
     files = {model.version: (model.forecaster.predict(rows), model.policy) for model in (candidate, champion)}
+    return compare_files(
+        files,
+        History(dataset.maintenance),
+        observed_until,
+        hoists=hoist_types(dataset),
+        asked="gates it has not learnt from",
+        simulated="simul" in dataset.source.lower(),
+        seed=seed,
+    )
+
+
+def compare_files(
+    files: Mapping[str, tuple[pd.DataFrame, Policy]],
+    history: History,
+    observed_until: Mapping[str, datetime],
+    *,
+    hoists: Mapping[str, str],
+    asked: str,
+    simulated: bool,
+    seed: int = 0,
+) -> Comparison:
+    """Judge the forecasts of two versions for the same gates, the candidate's first, each with the policy it is deployed with."""
+    candidate, champion = files
     reports = {
         name: evaluate(forecasts, history, observed_until, policy=policy, hoists=hoists, seed=seed)
         for name, (forecasts, policy) in files.items()
     }
-    ratios = compare(files, history, observed_until, seed=seed)[champion.version]
-    reports[champion.version]["model_against_it"] = ratios
+    ratios = compare(files, history, observed_until, seed=seed)[champion]
+    reports[champion]["model_against_it"] = ratios
     by_hoist = {}
-    for hoist, row in reports[candidate.version]["by_hoist"].items():
+    for hoist, row in reports[candidate]["by_hoist"].items():
         part = {
             name: (forecasts[forecasts["gate_id"].map(hoists) == hoist], policy) for name, (forecasts, policy) in files.items()
         }
         try:
-            ratio = compare(part, history, observed_until, figures=("ap_14d",), seed=seed)[champion.version]["ap_14d"]
+            ratio = compare(part, history, observed_until, figures=("ap_14d",), seed=seed)[champion]["ap_14d"]
         except EvaluationError:
             ratio = {"value": None, "low": None, "high": None}
         by_hoist[hoist] = {"failures": row["failures"], "ap_14d": ratio}
-    simulated = "simul" in dataset.source.lower()
-    return Comparison(candidate.version, champion.version, simulated, reports, ratios, by_hoist)
+    return Comparison(candidate, champion, simulated, asked, reports, ratios, by_hoist)
 
 
 def promote(
@@ -147,6 +173,7 @@ def promote(
     version: str,
     *,
     dataset: Dataset | None = None,
+    comparison: Comparison | None = None,
     at: datetime,
     actor: str,
     reason: str = "",
@@ -163,6 +190,7 @@ def promote(
     Parameters
     ----------
     dataset : the folder it was trained on, or a longer record of the same gates
+    comparison : in its place, one that was made already: of what both models said of live gates (`service.shadow`)
     at, actor, reason : kept in ``promotions.jsonl``
     force : promote without being better; needs a reason
 
@@ -184,13 +212,15 @@ def promote(
     if not force:
         champion = registry.load(registry_dir, before)
         rule = "threshold tuned here" if _is_retuned(candidate, champion) else "better"
-        if rule == "better" and dataset is None:
+        if rule == "better" and dataset is None and comparison is None:
             raise PromotionRefused(
                 f"{version} must be compared with {before}: give --dataset, the folder it was trained on or a longer record "
                 f"of the same gates; {OVERRIDE}"
             )
-        if rule == "better" and dataset is not None:
-            comparison = compare_models(dataset, candidate, champion, seed=seed, jobs=jobs, progress=progress)
+        if rule == "better":
+            if comparison is None or {comparison.candidate, comparison.champion} != {version, before}:
+                assert dataset is not None
+                comparison = compare_models(dataset, candidate, champion, seed=seed, jobs=jobs, progress=progress)
             told = comparison.verdict
             if comparison.objections:
                 raise PromotionRefused(f"{told}; {OVERRIDE}")
@@ -204,6 +234,40 @@ def roll_back(registry_dir: Path, *, at: datetime, actor: str, reason: str = "")
     if registry.PREVIOUS in now and registry.CHAMPION in now:
         _record(registry_dir, "roll back", now[registry.CHAMPION], now[registry.PREVIOUS], at, actor, reason)
     return registry.rollback(registry_dir)
+
+
+def challenge(registry_dir: Path, version: str, *, at: datetime, actor: str, reason: str = "") -> registry.Model:
+    """Let a version forecast beside the champion, for comparison only, from the next scored day on; it is recorded.
+
+    Raises
+    ------
+    PromotionRefused
+        It is the champion already.
+    """
+    registry.seed(registry_dir)
+    model = registry.load(registry_dir, version)
+    now = registry.aliases(registry_dir)
+    if model.version == now[registry.CHAMPION]:
+        raise PromotionRefused(f"{model.version} is the champion, and cannot be its own challenger")
+    _record(registry_dir, "challenge", now.get(registry.CHALLENGER, ""), model.version, at, actor, reason)
+    registry.set_challenger(registry_dir, model.version)
+    return model
+
+
+def dismiss(registry_dir: Path, *, at: datetime, actor: str, reason: str = "") -> str:
+    """End the challenge; return whose it was. What it forecast stays.
+
+    Raises
+    ------
+    PromotionRefused
+        There is no challenger.
+    """
+    version = registry.aliases(registry_dir).get(registry.CHALLENGER)
+    if version is None:
+        raise PromotionRefused(f"{registry_dir} has no challenger")
+    _record(registry_dir, "dismiss", version, "", at, actor, reason)
+    registry.set_challenger(registry_dir, None)
+    return version
 
 
 def _is_retuned(candidate: registry.Model, champion: registry.Model) -> bool:

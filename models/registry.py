@@ -63,7 +63,7 @@ REFERENCE = "drift.json"
 
 ALIASES = "aliases.json"
 PROMOTIONS = "promotions.jsonl"
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 GOLDEN_TOLERANCE = 1e-6
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -288,8 +288,16 @@ def promote(registry: Path, version: str) -> Model:
     if now.get(CHAMPION) != model.version:
         if CHAMPION in now:
             now[PREVIOUS] = now[CHAMPION]
+        if now.get(CHALLENGER) == model.version:
+            del now[CHALLENGER]
         _write_aliases(registry, now | {CHAMPION: model.version})
     return model
+
+
+def set_challenger(registry: Path, version: str | None) -> None:
+    """Say which version forecasts beside the champion; None ends that."""
+    now = {alias: named for alias, named in aliases(registry).items() if alias != CHALLENGER}
+    _write_aliases(registry, now if version is None else now | {CHALLENGER: version})
 
 
 def rollback(registry: Path) -> Model:
@@ -349,7 +357,7 @@ def _listing(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def _check_name(version: str) -> None:
-    if not _NAME.match(version) or version in (CHAMPION, PREVIOUS, "challenger"):
+    if not _NAME.match(version) or version in (CHAMPION, PREVIOUS, CHALLENGER):
         raise RegistryError(
             f"a version is named by 1 to 64 letters, digits, '.', '_' or '-', and not like an alias; got {version!r}"
         )

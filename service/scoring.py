@@ -1,10 +1,11 @@
 """Scoring: once a day, from what the historian holds to forecasts, cases, alerts and outbox rows.
 
-`score_days` scores every gate as of some midnights, in their order. What is slow (cutting readings into operations,
-features, the model) is done for all of them together and outside the write lock; what people see happens at once: the
-forecasts, the cases' steps, the alerts, their events, outbox rows and audit rows of up to 500 gates on one day are one
-transaction, and no gate is split. New alerts are held until all chunks are done and `service.hold` has judged their day. A gate
-that already has a forecast as of a midnight is left alone, so a run that was cut short is simply run again.
+`score_days` scores every gate as of some midnights, in their order. What is slow (cutting readings into operations, features, the
+model) is done for all of them together and outside the write lock; what people see happens at once: the forecasts, the cases'
+steps, the alerts, their events, outbox rows and audit rows of up to 500 gates on one day are one transaction, and no gate is
+split. New alerts are held until all chunks are done and `service.hold` has judged their day. A gate that already has a forecast
+as of a midnight is left alone, so a run that was cut short is simply run again. A challenger, if there is one, forecasts from
+the same rows; what it says is kept apart and nobody is told of it.
 
 Readings become feature rows in `service.live_features`, forecasts become cases and alerts in `service.cases`; `run_scoring` is
 the process's loop.
@@ -123,6 +124,7 @@ def score_days(
     as_ofs: Sequence[datetime],
     now: datetime,
     *,
+    challenger: Model | None = None,
     public_url: str = "",
     chunk: int = CHUNK,
     jobs: int = 1,
@@ -130,7 +132,8 @@ def score_days(
 ) -> list[ScoreReport]:
     """Score every gate as of some UTC midnights, in their order; `now` is when people are told.
 
-    `jobs` processes share the chunks of gates; what they write is the same, in another order of gates.
+    What the `challenger` says is stored apart, for comparison only; where it fails, the day goes on without it. `jobs` processes
+    share the chunks of gates; what they write is the same, in another order of gates.
     """
     for as_of in as_ofs:
         if to_ms(as_of) % DAY_MS:
@@ -148,7 +151,7 @@ def score_days(
     chunk = max(1, min(chunk, -(-len(wanted) // jobs)))
     chunks = [wanted[start : start + chunk] for start in range(0, len(wanted), chunk)]
     try:
-        for done_chunk in _scored_chunks(engine, model, chunks, days, now, public_url, jobs):
+        for done_chunk in _scored_chunks(engine, model, challenger, chunks, days, now, public_url, jobs):
             for as_of, counts in done_chunk:
                 reports[as_of] = reports[as_of].add(counts)
     finally:
@@ -188,6 +191,7 @@ Counted = list[tuple[datetime, Mapping[str, int]]]
 def _scored_chunks(
     engine: Engine,
     model: Model,
+    challenger: Model | None,
     chunks: Sequence[Sequence[str]],
     as_ofs: Sequence[datetime],
     now: datetime,
@@ -196,9 +200,9 @@ def _scored_chunks(
 ) -> Iterator[Counted]:
     if jobs == 1 or len(chunks) < 2:
         for gate_ids in chunks:
-            yield list(_score_chunk(engine, model, gate_ids, as_ofs, now, public_url))
+            yield list(_score_chunk(engine, model, challenger, gate_ids, as_ofs, now, public_url))
         return
-    given = (historian.url_of(engine), model, as_ofs, now, public_url)
+    given = (historian.url_of(engine), model, challenger, as_ofs, now, public_url)
     with ProcessPoolExecutor(min(jobs, len(chunks)), get_context("spawn"), _begin_work, given) as pool:
         yield from pool.map(_work, chunks)
 
@@ -207,9 +211,11 @@ _at_work: list[Callable[[Sequence[str]], Counted]] = []
 """What a process of the pool does with a chunk; it is the same for all, and sent once."""
 
 
-def _begin_work(url: str, model: Model, as_ofs: Sequence[datetime], now: datetime, public_url: str) -> None:
+def _begin_work(
+    url: str, model: Model, challenger: Model | None, as_ofs: Sequence[datetime], now: datetime, public_url: str
+) -> None:
     engine = historian.connect(url)
-    _at_work.append(lambda gate_ids: list(_score_chunk(engine, model, gate_ids, as_ofs, now, public_url)))
+    _at_work.append(lambda gate_ids: list(_score_chunk(engine, model, challenger, gate_ids, as_ofs, now, public_url)))
 
 
 def _work(gate_ids: Sequence[str]) -> Counted:
@@ -217,7 +223,13 @@ def _work(gate_ids: Sequence[str]) -> Counted:
 
 
 def _score_chunk(
-    engine: Engine, model: Model, gate_ids: Sequence[str], as_ofs: Sequence[datetime], now: datetime, public_url: str
+    engine: Engine,
+    model: Model,
+    challenger: Model | None,
+    gate_ids: Sequence[str],
+    as_ofs: Sequence[datetime],
+    now: datetime,
+    public_url: str,
 ) -> Iterator[tuple[datetime, Mapping[str, int]]]:
     refresh_operations(engine, gate_ids, as_ofs[-1])
     with engine.connect() as connection:
@@ -225,13 +237,19 @@ def _score_chunk(
     if rows.empty:
         return
     forecasts = model.forecaster.predict(rows)
+    shadow = forecasts[:0] if challenger is None else _shadow(challenger, rows, forecasts[:0])
     for as_of in as_ofs:
-        yield (
-            as_of,
-            _score_gates(
-                engine, model, rows[rows["as_of"] == as_of], forecasts[forecasts["as_of"] == as_of], as_of, now, public_url
-            ),
-        )
+        of_day, said, in_shadow = (frame[frame["as_of"] == as_of] for frame in (rows, forecasts, shadow))
+        yield as_of, _score_gates(engine, model, of_day, said, in_shadow, as_of, now, public_url)
+
+
+def _shadow(challenger: Model, rows: pd.DataFrame, nothing: pd.DataFrame) -> pd.DataFrame:
+    """What the challenger says of the same rows; nothing where it cannot."""
+    try:
+        return challenger.forecaster.predict(rows)
+    except Exception:  # whatever is wrong with it, the champion's day must not suffer
+        log.exception("the challenger %s cannot forecast; the day goes on without it", challenger.version)
+        return nothing
 
 
 def _score_gates(
@@ -239,6 +257,7 @@ def _score_gates(
     model: Model,
     rows: pd.DataFrame,
     forecasts: pd.DataFrame,
+    shadow: pd.DataFrame,
     as_of: datetime,
     now: datetime,
     public_url: str,
@@ -251,6 +270,10 @@ def _score_gates(
             rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
+        if shadow is not None:
+            store.save_shadow(
+                connection, [forecast_row(row) for row in shadow[~shadow["gate_id"].isin(known)].to_dict("records")]
+            )
         if model.reference is not None:
             store.save_drift_days(connection, day_rows(rows, forecasts, model.version))
         explain = partial(find_evidence, connection, model.forecaster, rows, as_of=as_of)
@@ -355,15 +378,18 @@ def run_scoring(
     """
     state = state or ScoringState()
     model = models.load(registry)
+    challenger: models.Model | None = None
     log.info("scoring with model %s", model.version)
     while not stop.is_set():
         state.moved_at = time.monotonic()
         reports: list[ScoreReport] = []
         try:
             model = _newest(registry, model)
+            challenger = _challenger(registry, challenger)
             reports = score_due(
                 engine,
                 model,
+                challenger=challenger,
                 clock=clock,
                 grace=grace,
                 backlog=backlog,
@@ -396,6 +422,7 @@ def score_due(
     engine: Engine,
     model: Model,
     *,
+    challenger: Model | None = None,
     clock: Callable[[], datetime],
     grace: timedelta = GRACE,
     backlog: timedelta = BACKLOG,
@@ -410,7 +437,21 @@ def score_due(
     if following is None:
         return []
     as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]
-    return score_days(engine, model, as_ofs, now, public_url=public_url, jobs=jobs, hold_rule=hold_rule)
+    return score_days(engine, model, as_ofs, now, challenger=challenger, public_url=public_url, jobs=jobs, hold_rule=hold_rule)
+
+
+def _challenger(registry: Path, challenger: models.Model | None) -> models.Model | None:
+    """The challenger of the day; None where there is none, or none that can be loaded."""
+    version = models.aliases(registry).get(models.CHALLENGER)
+    if version is None or (challenger is not None and challenger.version == version):
+        return None if version is None else challenger
+    try:
+        challenger = models.load(registry, version)
+    except models.RegistryError as error:
+        log.error("the challenger cannot be loaded: %s", error)
+        return None
+    log.info("%s forecasts beside the champion from now on", challenger.version)
+    return challenger
 
 
 def _newest(registry: Path, model: models.Model) -> models.Model:

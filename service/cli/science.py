@@ -155,7 +155,7 @@ def evaluate(folder: Path, forecasts: Path, beside: tuple[str, ...], report: Pat
 
 @click.group(name="models")
 def models_group() -> None:
-    """List, show, verify, tune, compare, promote, roll back and release trained models."""
+    """List, show, verify, tune, compare, try in the shadow, promote, roll back and release trained models."""
 
 
 @models_group.command(name="list")
@@ -214,6 +214,47 @@ reason_option = click.option("--reason", default="", help="Why; kept in the regi
 jobs_option = option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processor cores to use.")
 
 
+@models_group.command(name="challenge")
+@click.argument("version", required=False)
+@registry_option
+@click.option("--none", "dismissed", is_flag=True, help="End the challenge there is.")
+@reason_option
+def models_challenge(version: str | None, registry: Path, dismissed: bool, reason: str) -> None:
+    """Let a version forecast beside the champion, every day from the same readings; nobody is told of what it says.
+
+    `models shadow` compares the two once enough outcomes are known.
+
+    \b
+    sluicewatch models challenge mine-1
+    sluicewatch models challenge --none
+    """
+    from models.promotion import challenge, dismiss
+
+    if dismissed == (version is not None):
+        raise BadInput("challenge: give a version, or --none to end the challenge there is")
+    if version is None:
+        click.echo(f"{dismiss(registry, at=wall(), actor=actor().name, reason=reason)} is no challenger any more")
+        return
+    model = challenge(registry, version, at=wall(), actor=actor().name, reason=reason)
+    click.echo(f"{model.version} is the challenger: it forecasts beside the champion, and nobody is told")
+
+
+@models_group.command(name="shadow")
+@registry_option
+@database_option
+def models_shadow(registry: Path, database: str) -> None:
+    """Compare the challenger with the champion on what both said here, as far as the outcomes are known.
+
+    \b
+    sluicewatch models shadow --database sqlite:///gates.sqlite
+    """
+    from service.shadow import compare_shadow
+
+    found = compare_shadow(open_database(database), registry, wall())
+    click.echo(found.table)
+    click.echo(found.verdict)
+
+
 @models_group.command(name="compare")
 @click.argument("candidate")
 @click.argument("other")
@@ -252,9 +293,13 @@ def models_compare(candidate: str, other: str, registry: Path, folder: Path | No
 @registry_option
 @dataset_option
 @jobs_option
+@click.option("--shadow", is_flag=True, help="Compare on what it said here as the challenger, in --database.")
+@database_option
 @click.option("--force", is_flag=True, help="Promote without being shown to be better; needs --reason.")
 @reason_option
-def models_promote(version: str, registry: Path, folder: Path | None, jobs: int, force: bool, reason: str) -> None:
+def models_promote(
+    version: str, registry: Path, folder: Path | None, jobs: int, shadow: bool, database: str, force: bool, reason: str
+) -> None:
     """Make a version the champion if it is better than the present one; the champion so far becomes `previous`.
 
     Better: on gates it has not learnt from, the 90 % interval of its average precision over the champion's lies above 1,
@@ -262,16 +307,22 @@ def models_promote(version: str, registry: Path, folder: Path | None, jobs: int,
 
     \b
     sluicewatch models promote mine-1 --dataset fleet/
+    sluicewatch models promote mine-1 --shadow --database sqlite:///gates.sqlite
     """
     from models.promotion import promote
     from pipeline.dataset import open_dataset
+    from service.shadow import compare_shadow
 
+    if shadow and folder is not None:
+        raise BadInput("promote: compare on --dataset or on --shadow, not on both")
+    comparison = compare_shadow(open_database(database), registry, wall()) if shadow else None
     dataset = None if folder is None else open_dataset(folder)
     with counted_progress("features") as progress:
         promoted = promote(
             registry,
             version,
             dataset=dataset,
+            comparison=comparison,
             at=wall(),
             actor=actor().name,
             reason=reason,

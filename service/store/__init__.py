@@ -39,9 +39,11 @@ from service.store.forecast import (
     gates_with_verdict,
     last_scoring_run,
     latest_forecast,
+    load_both,
     load_gates,
     save_forecasts,
     save_scoring_run,
+    save_shadow,
     scored_gates,
 )
 from service.store.held import (
@@ -77,6 +79,7 @@ from service.store.tables import (
     events,
     forecasts,
     scoring_runs,
+    shadow_forecasts,
 )
 
 __all__ = [
@@ -134,6 +137,7 @@ __all__ = [
     "list_endpoints",
     "list_held",
     "live_secrets",
+    "load_both",
     "load_case_log",
     "load_cases",
     "load_drift_days",
@@ -154,8 +158,10 @@ __all__ = [
     "save_forecasts",
     "save_notice",
     "save_scoring_run",
+    "save_shadow",
     "scored_gates",
     "scoring_runs",
+    "shadow_forecasts",
     "tell_held",
     "touch_api_key",
     "unresolved_alerts",

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from pipeline import historian
 from service.advice import Words
 from service.events import Gate
-from service.store.tables import Row, all_rows, first_row, forecasts, scoring_runs
+from service.store.tables import Row, all_rows, first_row, forecasts, scoring_runs, shadow_forecasts
 
 
 def load_gates(connection: Connection, gate_ids: Sequence[str] | None = None) -> dict[str, Gate]:
@@ -54,6 +54,22 @@ def save_forecasts(connection: Connection, rows: Sequence[Row]) -> None:
     """Write new forecast rows; a row that exists is an error, because what was published stays as it was."""
     if rows:
         connection.execute(sa.insert(forecasts), list(rows))
+
+
+def save_shadow(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write what a challenger forecast beside the champion; see `shadow_forecasts`."""
+    if rows:
+        connection.execute(sa.insert(shadow_forecasts), list(rows))
+
+
+def load_both(connection: Connection, challenger: str, champion: str, until: datetime) -> tuple[list[Row], list[Row]]:
+    """What two versions said of the same gates on the same midnights up to `until`, the challenger in the champion's shadow."""
+    ours, theirs = shadow_forecasts.c, forecasts.c
+    same = sa.and_(ours.gate_id == theirs.gate_id, ours.component == theirs.component, ours.as_of == theirs.as_of)
+    which = (ours.model_version == challenger, theirs.model_version == champion, theirs.as_of <= until)
+    joint = shadow_forecasts.join(forecasts, same)
+    first, second = (sa.select(table).select_from(joint).where(*which) for table in (shadow_forecasts, forecasts))
+    return all_rows(connection.execute(first)), all_rows(connection.execute(second))
 
 
 def scored_gates(connection: Connection, as_of: datetime, gate_ids: Sequence[str] | None = None) -> set[str]:

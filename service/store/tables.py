@@ -34,28 +34,46 @@ class Json(sa.types.TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+def _said() -> list[sa.Column[Any]]:
+    """The columns of what a forecast says."""
+    return [
+        sa.Column("verdict", sa.String(16), nullable=False),
+        sa.Column("reason", sa.String(32), nullable=False, server_default=""),
+        sa.Column("p_7d", sa.Float(53)),
+        sa.Column("p_14d", sa.Float(53)),
+        sa.Column("p_21d", sa.Float(53)),
+        sa.Column("ttf_p10_d", sa.Float(53)),
+        sa.Column("ttf_p50_d", sa.Float(53)),
+        sa.Column("ttf_p90_d", sa.Float(53)),
+        sa.Column("failure_mode", sa.String(64), nullable=False, server_default=""),
+        sa.Column("failure_mode_share", sa.Float(53)),
+        sa.Column("lost", sa.Text, nullable=False, server_default=""),
+        sa.Column("curve", Json),
+    ]
+
+
 forecasts = sa.Table(
     "forecasts",
     metadata,
     sa.Column("gate_id", sa.String(128), primary_key=True),
     sa.Column("component", sa.String(128), primary_key=True, server_default=""),
     sa.Column("as_of", UtcMillis, primary_key=True, autoincrement=False),
-    sa.Column("verdict", sa.String(16), nullable=False),
-    sa.Column("reason", sa.String(32), nullable=False, server_default=""),
-    sa.Column("p_7d", sa.Float(53)),
-    sa.Column("p_14d", sa.Float(53)),
-    sa.Column("p_21d", sa.Float(53)),
-    sa.Column("ttf_p10_d", sa.Float(53)),
-    sa.Column("ttf_p50_d", sa.Float(53)),
-    sa.Column("ttf_p90_d", sa.Float(53)),
-    sa.Column("failure_mode", sa.String(64), nullable=False, server_default=""),
-    sa.Column("failure_mode_share", sa.Float(53)),
-    sa.Column("lost", sa.Text, nullable=False, server_default=""),
     sa.Column("model_version", sa.String(128), nullable=False),
-    sa.Column("curve", Json),
+    *_said(),
     sa.Index("ix_forecasts_as_of", "as_of"),
     sqlite_with_rowid=False,
 )
+shadow_forecasts = sa.Table(
+    "shadow_forecasts",
+    metadata,
+    sa.Column("gate_id", sa.String(128), primary_key=True),
+    sa.Column("component", sa.String(128), primary_key=True, server_default=""),
+    sa.Column("as_of", UtcMillis, primary_key=True, autoincrement=False),
+    sa.Column("model_version", sa.String(128), primary_key=True),
+    *_said(),
+    sqlite_with_rowid=False,
+)
+"""What a challenger says beside the champion. A table of its own, so that nothing which acts on forecasts can meet it."""
 scoring_runs = sa.Table(
     "scoring_runs",
     metadata,

@@ -224,7 +224,7 @@ def estimate(value, low, high):
 def test_the_rule(ratio, by_hoist, objection):
     hoists = {name: {"failures": n, "ap_14d": estimate(value, 0.1, 3.0)} for name, (n, value) in by_hoist.items()}
 
-    objections = Comparison("new", "old", False, {}, {"ap_14d": ratio}, hoists).objections
+    objections = Comparison("new", "old", False, "gates", {}, {"ap_14d": ratio}, hoists).objections
 
     assert len(objections) == (objection is not None)
     assert (objection or "") in "".join(objections)

@@ -6,6 +6,7 @@ of our own side is real: a migrated database, readings in the historian, operati
 
 import json
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -801,3 +802,73 @@ def test_a_day_that_cannot_be_scored_is_said_and_tried_again(
     assert ["scoring: FloatingPointError: a curve went down"] in faults
     assert state.faults() == []
     assert "a day could not be scored" in caplog.text
+
+
+# --- a challenger ----------------------------------------------------------------------------------------------------
+
+
+def rows_of(engine: Engine, table: sa.Table) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        query = sa.select(table).order_by(table.c.as_of, table.c.gate_id, table.c.component)
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def everything_but_the_shadow(engine: Engine) -> dict[str, list[Any]]:
+    """Every table that people or other parts look at, without what a clock or chance puts there."""
+    told = (store.forecasts, store.cases, store.case_log, store.alerts, store.events, store.deliveries, store.drift_days)
+    varying = {"alert_id", "event_id", "delivery_id", "duration_s", "body", "subject", "secret"}
+    with engine.connect() as connection:
+        return {
+            table.name: sorted(
+                str([(name, value) for name, value in row.items() if name not in varying])
+                for row in connection.execute(sa.select(table)).mappings()
+            )
+            for table in told
+        }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_challenger_speaks_of_the_same_rows_and_changes_nothing_for_anybody(tmp_path: Path, river: Engine, jobs: int) -> None:
+    challenger = Model(Oracle(quiet), version="oracle-2")
+    with sqlite3.connect(str(river.url.database)) as source, sqlite3.connect(f"{tmp_path}/alone.sqlite") as copy:
+        source.backup(copy)
+    alone = historian.connect(f"sqlite:///{tmp_path}/alone.sqlite")
+    scoring.score_days(alone, Model(Oracle(all_alike)), [T0], T0 + HOUR)
+
+    scoring.score_days(river, Model(Oracle(all_alike)), [T0], T0 + HOUR, challenger=challenger, chunk=2, jobs=jobs)
+
+    champions, shadow = rows_of(river, store.forecasts), rows_of(river, store.shadow_forecasts)
+    assert everything_but_the_shadow(river) == everything_but_the_shadow(alone)
+    assert [(row["gate_id"], row["component"]) for row in shadow] == [(row["gate_id"], row["component"]) for row in champions]
+    assert [row["p_14d"] for row in shadow] == pytest.approx([0.01] * len(shadow))
+    assert rows_of(alone, store.shadow_forecasts) == []
+    alone.dispose()
+
+
+def test_a_challenger_that_would_alarm_everywhere_opens_nothing(river: Engine) -> None:
+    feed_days(river, GATES, T0, 3)
+    loud = Model(Oracle(lambda gate_id, component, as_of: 0.99), version="oracle-2")
+
+    for day in range(3):
+        scoring.score_day(river, Model(Oracle(quiet)), T0 + day * DAY, T0 + day * DAY + HOUR)
+        scoring.score_days(river, Model(Oracle(quiet)), [T0 + day * DAY], T0 + day * DAY + HOUR, challenger=loud)
+
+    assert rows_of(river, store.shadow_forecasts) == []  # each day was the champion's already
+    feed_days(river, GATES, T0 + 3 * DAY, 3)
+    for day in range(3, 6):
+        scoring.score_days(river, Model(Oracle(quiet)), [T0 + day * DAY], T0 + day * DAY + HOUR, challenger=loud)
+    assert len(rows_of(river, store.shadow_forecasts)) == 3 * 3 * 3
+    assert all_alerts(river) == []
+
+
+def test_a_challenger_that_fails_costs_the_champion_nothing(river: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    def raises(gate_id: str, component: str, as_of: datetime) -> float | None:
+        raise ValueError("cannot say")
+
+    broken = Model(Oracle(raises), version="oracle-2")
+
+    [report] = scoring.score_days(river, Model(Oracle(quiet)), [T0], T0 + HOUR, challenger=broken)
+
+    assert (report.gates, report.forecasts) == (3, 9)
+    assert rows_of(river, store.shadow_forecasts) == []
+    assert "the challenger oracle-2 cannot forecast" in caplog.text
