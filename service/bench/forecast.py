@@ -11,6 +11,7 @@ goes on where it stopped, and a part that is done is not done again. Everything 
 `two_channels`   the same fleets with nothing but ``velocity_rms`` and ``temperature``
 `scenarios`      worlds that differ: ranking beside the oracle's, and the budget before and after tuning on the spot
 `in_domain`      the model against one that learnt from a fleet of that other world
+`site`           a site in that other world after its first 60 gate-years: the model as it is, tuned there, one that learnt there
 `peers`          the model against LightGBM on the same rows and features
 `sensor_faults`  each fault of a sensor: named in time or not, and whether it raises an asset alert; false namings
 `training`       how long training takes, and how much memory
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ from models import forecast as product
 from models.baselines import Baseline
 from models.evaluate import Estimate, compare, evaluate
 from models.forecast import Forecaster, Settings, calibrate, failure_count, feature_matrix, fit
-from models.labels import FloatArray, History, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.labels import HORIZON_DAYS, FloatArray, History, failures_per_gate, gate_folds, hold_out, label, outcome
 from models.pictures import draw
 from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, YEAR_DAYS, Policy, Replay, tune
+from models.promotion import compare_files
 from models.train import CALIBRATED_AT_D, FOLDS, hoist_types, read_forecasts, record_ends, train, write_forecasts
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.features import FEATURES, from_dataset
@@ -59,7 +61,7 @@ ORACLE = "oracle"
 RUNG = "O3"
 FEWEST_CHANNELS = ("velocity_rms", "temperature")
 ELSEWHERE = "new_fleet"
-"""The scenario of `in_domain`."""
+"""The scenario of `in_domain` and of `site`."""
 
 Progress = Callable[[int, int], None]
 
@@ -71,12 +73,13 @@ class Sizes:
     Attributes
     ----------
     seeds : of the test fleets; ``tuning_seed``: of the fleet on which opponents get their thresholds; ``scenario_seed``: of
-        the fleets of other worlds
+        the fleets of other worlds; ``site_seeds``: of the sites of `site`
     training_gates, training_seed : of the fleet that the shipped model learnt from, as the Makefile says; it has as many days
     splits : how many times gates are dealt anew for tuning and counting
     struck_gates : healthy gates that get a sensor fault, of each kind
     timed_gates, timed_seed : of the fleet on which training is timed
     tuning_gate_years : what a site tunes on in another world
+    site_gate_years : what a site has when it asks whether to retrain
     settings : with which opponents learn
     """
 
@@ -85,6 +88,7 @@ class Sizes:
     seeds: tuple[int, ...] = (101, 102, 103)
     tuning_seed: int = 104
     scenario_seed: int = 105
+    site_seeds: tuple[int, ...] = (111, 112, 113)
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
     training_gates: int = 600
     training_seed: int = 2026
@@ -93,6 +97,7 @@ class Sizes:
     timed_gates: int = 203
     timed_seed: int = 107
     tuning_gate_years: float = 60.0
+    site_gate_years: float = 60.0
     hazard_scale: float = 1.0
     settings: Settings = field(default_factory=Settings)
 
@@ -539,6 +544,66 @@ def _in_domain(work: _Work) -> list[Figure]:
     ]
 
 
+_OF_SITES = ("ap_14d", "useful_share", "early_share", "false_alarms_per_gate_year")
+
+
+def _site(work: _Work) -> list[Figure]:
+    """What a site gains by its first 60 gate-years. All are judged on the same gates and days: those after, a horizon later."""
+    days = round(work.sizes.site_gate_years * YEAR_DAYS / work.sizes.gates)
+    found: dict[str, list[float]] = {}
+    for seed in work.sizes.site_seeds:
+        for measured, value in _one_site(work, _fleet(work, seed, ELSEWHERE), timedelta(days=days)).items():
+            found.setdefault(measured, []).append(value)
+    units = {measured: unit for _, measured, unit, _ in _FIGURES}
+    return [
+        Figure("site", measured, units.get(measured.partition(": ")[2], "1"), tuple(values)) for measured, values in found.items()
+    ]
+
+
+def _one_site(work: _Work, home: Dataset, first: timedelta) -> dict[str, float]:
+    rows = _features(work, home)
+    until = rows["as_of"].min().to_pydatetime() + first
+    begun = open_dataset(_made(work.folder / f"{home.path.name}-begun", partial(_cut, home, until)))
+    name = f"learnt-{home.path.name}".replace("_", "-")
+    if not (work.folder / "registry" / name).exists():
+        train(begun, registry_dir=work.folder / "registry", name=name, settings=work.sizes.settings, jobs=work.jobs)
+    native = registry.load(work.folder / "registry", name)
+    early, later = rows[rows["as_of"] <= until], rows[rows["as_of"] >= until + timedelta(days=HORIZON_DAYS)]
+    replay = Replay(work.model.forecaster.predict(early), History(begun.maintenance), record_ends(begun))
+    tuned = tune(replay, budget_per_gate_year=work.budget, fallback=work.model.policy.open_at, enough_gate_years=0.0)
+    history, ends = History(home.maintenance), record_ends(home)
+    shipped = work.model.forecaster.predict(later)
+    files = {
+        "retrained": (native.forecaster.predict(later), native.policy),
+        "as shipped": (shipped, work.model.policy),
+        "tuned": (shipped, tuned),
+    }
+    told: dict[str, float] = {}
+    for contender, (file, policy) in files.items():
+        figures = evaluate(file, history, ends, policy=policy)["figures"]
+        for figure, measured, _, _ in _FIGURES:
+            if figure in _OF_SITES and (figures[figure]["value"] is not None):
+                told[f"{contender}: {measured}"] = figures[figure]["value"]
+    pair = {contender: files[contender] for contender in ("retrained", "as shipped")}
+    shown = compare_files(pair, history, ends, hoists=hoist_types(home), asked="gates", simulated=True)
+    told["retrained: AP at 14 d, times that as shipped"] = shown.ratios["ap_14d"]["value"] or 0.0
+    told["retrained: `models promote` would take it"] = float(not shown.objections)
+    return told
+
+
+def _cut(home: Dataset, until: datetime, part: Path) -> None:
+    """The same dataset as it was at an instant: readings and records from before, without ends that came later."""
+    shutil.copytree(home.path, part, ignore=shutil.ignore_patterns("readings", "*.parquet"))
+    (part / "readings").mkdir()
+    for file in sorted((home.path / "readings").iterdir()):
+        read = pd.read_parquet(file)
+        read[read["ts"] < until].to_parquet(part / "readings" / file.name, index=False)
+    records = pd.read_csv(part / "maintenance.csv", dtype=str, keep_default_na=False)
+    started, ended = (pd.to_datetime(records[name], utc=True, format="ISO8601") for name in ("started_at", "ended_at"))
+    records.loc[ended >= until, "ended_at"] = ""
+    records[started < until].to_csv(part / "maintenance.csv", index=False, lineterminator="\n")
+
+
 def _peers(work: _Work) -> list[Figure]:
     peer = _lightgbm(work)
 
@@ -670,6 +735,7 @@ PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "two_channels": _two_channels,
     "scenarios": _scenarios,
     "in_domain": _in_domain,
+    "site": _site,
     "peers": _peers,
     "sensor_faults": _sensor_faults,
     "training": _training,

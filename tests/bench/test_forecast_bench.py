@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from models.forecast import Settings
+from models.train import record_starts
 from pipeline.dataset import open_dataset
 from pipeline.simulator.sensor_faults import SensorFault
 from service.bench.forecast import PARTS, Sizes, bench_forecast
@@ -21,6 +22,7 @@ TINY = Sizes(
     seeds=(1, 2),
     tuning_seed=3,
     scenario_seed=4,
+    site_seeds=(6,),
     scenarios=("new_fleet",),
     training_gates=8,
     training_seed=5,
@@ -29,6 +31,7 @@ TINY = Sizes(
     timed_gates=8,
     timed_seed=5,
     tuning_gate_years=0.5,
+    site_gate_years=5.0,
     hazard_scale=5.0,
     settings=Settings(trees=10, fewest_trees=10, healthy_rows=1000),
 )
@@ -41,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(work: Path) -> dict[str, list[Figure]]:
-    parts = [name for name in PARTS if name != "peers"]
+    parts = [name for name in PARTS if name not in ("peers", "site")]
     out: dict[str, list[Figure]] = {}
     for figure in bench_forecast(work, parts, TINY, jobs=1):
         out.setdefault(figure.bench, []).append(figure)
@@ -107,6 +110,23 @@ def test_every_world_is_judged_and_the_native_model_too(found: dict[str, list[Fi
 
     assert worlds == {"home", "new_fleet"}
     assert any(figure.measured.startswith("new_fleet: AP at 14 d, share of one that learnt") for figure in found["in domain"])
+
+
+def test_a_site_learns_from_its_beginning_and_all_are_judged_on_what_comes_later(tmp_path: Path) -> None:
+    figures = bench_forecast(tmp_path, ["site"], replace(TINY, gates=10, hazard_scale=8.0), jobs=1)
+
+    home, begun = (open_dataset(tmp_path / f"fleet-6-new_fleet{name}") for name in ("", "-begun"))
+    cut = pd.Timestamp(min(record_starts(home).values())) + pd.Timedelta(days=183)  # 5 gate-years of 10 gates
+
+    for gate_id in home.gate_ids:
+        readings = home.readings(gate_id)
+        pd.testing.assert_frame_equal(begun.readings(gate_id), readings[readings["ts"] < cut])
+    known = home.maintenance[home.maintenance["started_at"] < cut].reset_index(drop=True)
+    assert begun.maintenance["started_at"].tolist() == known["started_at"].tolist()
+    assert begun.maintenance["ended_at"].tolist() == known["ended_at"].where(known["ended_at"] < cut).tolist()
+    site = measured(figures)
+    ratio = site["retrained: AP at 14 d"].median / site["as shipped: AP at 14 d"].median
+    assert site["retrained: AP at 14 d, times that as shipped"].median == pytest.approx(ratio, rel=0.3)
 
 
 def test_peers_learn_from_the_fleet_that_the_shipped_model_learnt_from() -> None:
