@@ -23,7 +23,7 @@ check: .venv/dev  ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: .venv/dev  ## kill -9, 200 times at random moments, whatever may be half done; `make test` does it 10 times
+faults: .venv/dev  ## kill -9, 200 times at random moments, of ingest, broker and whatever may be half done; `make test` does it 10 times
 	FAULTS_KILLS=200 $(BIN)/python -m pytest tests/faults --timeout 3600 --log-cli-level=INFO $(ARGS)
 
 bench: .venv/dev  ## how fast it is on this machine

@@ -27,6 +27,7 @@ from sqlalchemy.engine import Engine
 from pipeline import burst_files, historian
 from pipeline.adapters import Message, sparkplug
 from pipeline.adapters.dialects import NATIVE, Dialects
+from pipeline.failpoints import failpoint
 from pipeline.intake import Registry, Stored, put_aside, store_messages
 from pipeline.readings import DAY_MS, ReadingError
 from pipeline.subscription import BrokerError, IngestSettings, Subscription
@@ -255,6 +256,8 @@ class _Ingest:
                         burst_files.keep(self._settings.bursts_folder, stored.bursts)
                 else:
                     stored = put_aside(connection, messages, refusal, now)
+                failpoint("ingest.before_commit")
+            failpoint("ingest.after_commit")
         except (sa.exc.SQLAlchemyError, OSError):
             self._registry.forget()
             raise

@@ -302,6 +302,37 @@ def test_a_storage_outage_is_reported_waited_for_and_made_up_for(mosquitto: Brok
 
 
 @pytest.mark.broker
+def test_a_full_disk_is_told_of_spoils_nothing_and_is_made_up_for(
+    mosquitto: Broker, database: str, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    pages = [0]
+    small = historian.connect(database)
+    sa.event.listen(small, "checkout", lambda connection, *_: connection.execute(f"PRAGMA max_page_count={pages[0] or 2**30}"))
+
+    with sensor(mosquitto) as publish, running(small, mosquitto.url) as state:
+        publish(*(reading(n) for n in range(50)))
+        eventually(lambda: len(stored_ms(engine)) == 50)
+        with engine.connect() as connection:
+            pages[0] = connection.exec_driver_sql("PRAGMA page_count").scalar_one() + 1
+        publish(*(reading(n) for n in range(50, 3000)))
+        eventually(lambda: any("full" in fault for fault in state.faults()))
+        kept = len(stored_ms(engine))
+        pages[0] = 0
+        eventually(lambda: len(stored_ms(engine)) == 3000)
+        eventually(lambda: state.faults() == [])
+    small.dispose()
+
+    assert kept < 3000
+    assert (
+        "storage fails, nothing is acknowledged until it is back: (sqlite3.OperationalError) database or disk is full"
+        in caplog.text
+    )
+    assert stored_ms(engine) == list(range(3000))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+
+
+@pytest.mark.broker
 def test_a_broker_that_restarts_is_found_again(mosquitto: Broker, engine: Engine) -> None:
     with running(engine, mosquitto.url) as state:
         for round_ in range(3):

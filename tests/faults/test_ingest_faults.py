@@ -1,0 +1,209 @@
+"""Ingest under faults, through a real Mosquitto with our configuration: nothing acknowledged is lost, nothing counts twice.
+
+Ten kills and three restarts each; `make faults` asks for 200 and 20 by ``FAULTS_KILLS``.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+import sqlalchemy as sa
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy.engine import Engine
+
+from pipeline import historian
+from pipeline.historian import to_ms
+from service import store
+from service.broker import Broker
+from tests.checker import Account, Published, account, stored_values
+from tests.faults import ingest_workers as workers
+
+KILLS = int(os.environ.get("FAULTS_KILLS", "10"))
+RESTARTS = max(3, KILLS // 10)
+GATE, CHANNEL = "G1", "motor.velocity_rms"
+SERVER = multiprocessing.get_context("forkserver")
+log = logging.getLogger(__name__)
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    """The server of processes, with everything imported, so that they begin at once."""
+    SERVER.set_forkserver_preload(["tests.faults.ingest_workers"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # in Python 3.11 it does not get ours
+        forkserver.ensure_running()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated database that knows gate G1 of station S1."""
+    url = f"sqlite:///{tmp_path}/h.sqlite" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    engine = historian.connect(url)
+    store.migrate(engine)
+    with historian.writing(engine) as connection:
+        connection.execute(sa.insert(historian.gates), {"gate_id": GATE, "station_id": "S1"})
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = historian.connect(database)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def ingesting(database: str, broker: Broker, failpoint: str = "") -> Iterator[BaseProcess]:
+    """Ingest in a process of its own, connected soon after the block begins; killed at the end of the block."""
+    heard, told = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=workers.ingest, args=(told, database, broker.url, failpoint))
+    process.start()
+    told.close()
+    assert heard.poll(60), "the process did not begin"
+    assert heard.recv() == "begun"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def publishing(broker: Broker, per_s: float) -> Iterator[Published]:
+    """A device that sends a reading after the other with QoS 1 until the block ends, and what was acknowledged by then."""
+    published, on_the_way, ended = Published(), dict[int, tuple[str, str, int]](), threading.Event()
+    lock = threading.Lock()
+
+    def acknowledged(client: object, userdata: object, packet_id: int, *_: object) -> None:
+        with lock:
+            published.acknowledged.add(on_the_way.pop(packet_id))
+
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="sensor", clean_session=False)
+    client.reconnect_delay_set(1, 1)
+    client.max_queued_messages_set(0)
+    client.on_publish = acknowledged
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+
+    def send() -> None:
+        n = 0
+        while not ended.wait(1.0 / per_s):
+            at = workers.NOW - timedelta(days=2) + timedelta(milliseconds=250 * n)
+            value = float(1 + n % 7)
+            body = {"t": at.isoformat(), "values": {"velocity_rms": value}, "units": {"velocity_rms": "mm/s"}, "seq": n}
+            with lock:
+                sent = client.publish("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps(body), qos=1)
+                on_the_way[sent.mid] = key = (GATE, CHANNEL, to_ms(at))
+                published.sent[key] = value
+            n += 1
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield published
+    finally:
+        ended.set()
+        thread.join()
+        eventually(lambda: not on_the_way, 60)
+        client.disconnect()
+        client.loop_stop()
+
+
+def eventually(happened, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def catch_up(database: str, broker: Broker, engine: Engine, wanted: int) -> None:
+    """Ingest undisturbed until nothing more comes."""
+    with ingesting(database, broker) as process:
+        eventually(lambda: len(stored_values(engine, [GATE])) >= wanted, 60)
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 0
+
+
+def test_killed_at_random_moments_it_loses_and_doubles_nothing(mosquitto: Broker, database: str, engine: Engine) -> None:
+    moment = random.Random(20260301)
+    with ingesting(database, mosquitto):
+        time.sleep(1.0)  # the session exists from now on, and collects
+    with publishing(mosquitto, per_s=300) as published:
+        for _ in range(KILLS):
+            with ingesting(database, mosquitto):
+                time.sleep(moment.uniform(0.0, 0.6))
+    catch_up(database, mosquitto, engine, len(published.acknowledged))
+
+    assert account(engine, published) == Account()
+    assert len(published.acknowledged) > 20 * KILLS
+    log.info("%d kills, %d acknowledged messages, 0 lost, 0 doubled", KILLS, len(published.acknowledged))
+
+
+@pytest.mark.parametrize("point", ["ingest.before_commit", "ingest.after_commit"])
+def test_killed_at_a_failpoint_it_loses_and_doubles_nothing(mosquitto: Broker, database: str, engine: Engine, point: str) -> None:
+    moment = random.Random(point)
+    with ingesting(database, mosquitto):
+        time.sleep(1.0)
+    with publishing(mosquitto, per_s=300) as published:
+        for _ in range(max(3, KILLS // 2)):
+            with ingesting(database, mosquitto, f"{point}:{moment.randint(1, 5)}") as process:
+                process.join(30)
+                assert process.exitcode == -9, "it did not come by the failpoint"
+    catch_up(database, mosquitto, engine, len(published.acknowledged))
+
+    assert account(engine, published) == Account()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_broker_that_ends_in_order_again_and_again_loses_nothing(mosquitto: Broker, database: str, engine: Engine) -> None:
+    with ingesting(database, mosquitto) as process, publishing(mosquitto, per_s=100) as published:
+        for _ in range(RESTARTS):
+            time.sleep(1.0)
+            mosquitto.restart()
+        time.sleep(1.0)
+        assert process.is_alive()
+    catch_up(database, mosquitto, engine, len(published.acknowledged))
+
+    assert account(engine, published) == Account()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_broker_that_is_killed_loses_at_most_what_came_since_its_last_save(
+    mosquitto: Broker, database: str, engine: Engine
+) -> None:
+    with ingesting(database, mosquitto):
+        time.sleep(1.0)
+    with publishing(mosquitto, per_s=100) as published:  # nobody listens: all of it is in the broker's hands
+        for _ in range(RESTARTS):
+            time.sleep(2.5)
+            mosquitto.kill()
+            mosquitto.start()
+        time.sleep(2.5)
+    with ingesting(database, mosquitto) as process:
+        before = -1
+        while before < (before := len(stored_values(engine, [GATE]))):
+            time.sleep(1.5)
+        process.terminate()
+        process.join(20)
+
+    found = account(engine, published)
+    assert found == Account(lost=found.lost)
+    # autosave_interval 1: a second's messages, and what came while a save was under way
+    assert len(found.lost) <= RESTARTS * 100 * 1.5
+    log.info("%d kills of the broker: %d of %d lost", RESTARTS, len(found.lost), len(published.acknowledged))
