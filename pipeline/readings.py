@@ -146,14 +146,23 @@ def to_canonical(quantity: str, unit: str, value: float) -> float:
     Raises
     ------
     ReadingError
-        ``unknown_quantity``, ``wrong_unit``, ``not_finite`` or ``out_of_range``.
+        ``unknown_quantity``, ``wrong_unit``, ``not_finite`` or ``out_of_range``, which names the units that would fit.
 
     Examples
     --------
     >>> to_canonical("temperature", "degF", 212.0)
     100.0
     """
-    return check_range(quantity, find_conversion(quantity, unit).apply(value))
+    canonical = find_conversion(quantity, unit).apply(value)
+    try:
+        return check_range(quantity, canonical)
+    except ReadingError as refusal:
+        known = find_quantity(quantity)
+        fitting = [other for other, to in known.accepted.items() if known.low <= to.apply(value) <= known.high]
+        if refusal.reason != "out_of_range" or not fitting:
+            raise
+        hint = f"{value:g} would be possible in {' or '.join(fitting)}; is the unit wrong?"
+        raise ReadingError(refusal.reason, f"{refusal} ({hint})") from None
 
 
 def check_range(quantity: str, value: float) -> float:

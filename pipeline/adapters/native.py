@@ -8,7 +8,6 @@ every gap at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from pipeline.adapters.checks import (
     load_json,
     short,
 )
-from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, check_range, find_conversion, find_quantity, split_name
+from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, find_conversion, find_quantity, split_name, to_canonical
 from pipeline.spectra import Machine, indicators
 
 FILTERS = ("sluicewatch/v1/#",)
@@ -252,11 +251,9 @@ def _canonical(name: str, value: Any, units: Mapping[str, Any], declared: Mappin
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ReadingError("wrong_shape", f"{name}: must be a number; got {short(value)}")
     try:
-        number = find_conversion(quantity, unit).apply(float(value))
+        return to_canonical(quantity, unit, float(value))
     except OverflowError:
-        number = math.inf
-    try:
-        return check_range(quantity, number)
+        raise ReadingError("not_finite", f"{name}: must be a finite number; got {short(value)}") from None
     except ReadingError as refusal:
         raise ReadingError(refusal.reason, f"{name}: {refusal}") from None
 

@@ -50,6 +50,22 @@ def test_what_cannot_be_is_refused_with_what_was_allowed(quantity: str, unit: st
     assert told in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("quantity", "unit", "value", "fits"),
+    [
+        ("velocity_rms", "m/s", 1.31, "1.31 would be possible in mm/s; is the unit wrong?"),  # 1,310 mm/s
+        ("load", "1", 45.0, "45 would be possible in %; is the unit wrong?"),
+        ("acceleration_peak", "g", 4903.325, "4903.32 would be possible in m/s2 or mg; is the unit wrong?"),  # 500 g, 4.9 g
+    ],
+)
+def test_an_impossible_value_is_refused_with_the_units_it_would_fit(quantity: str, unit: str, value: float, fits: str) -> None:
+    with pytest.raises(ReadingError, match="out|must lie in") as refusal:
+        to_canonical(quantity, unit, value)
+
+    assert refusal.value.reason == "out_of_range"
+    assert fits in str(refusal.value)
+
+
 def test_a_range_includes_its_ends() -> None:
     assert check_range("humidity", 0.0) == 0.0
     assert check_range("humidity", 100.0) == 100.0
