@@ -117,7 +117,7 @@ class Registry:
         query = sa.select(gates.gate_id, gates.station_id, gates.commissioned_on, gates.last_seen_ms)
         self._gates, self.newest_ms, self._machines = {}, {}, {}
         for gate_id, station_id, commissioned_on, last_seen_ms in connection.execute(query):
-            self._gates[gate_id] = Gate(gate_id, station_id, _since_ms(commissioned_on))
+            self._gates[gate_id] = Gate(gate_id, station_id, since_ms(commissioned_on))
             if last_seen_ms is not None:
                 self.newest_ms[gate_id] = last_seen_ms
 
@@ -163,7 +163,7 @@ class Registry:
         return Place(tuple(series_ids), *self._alike[shape])
 
 
-def _since_ms(commissioned_on: str | None) -> int:
+def since_ms(commissioned_on: str | None) -> int:
     """Return when a gate can first have spoken; a date that cannot be read counts as none, and must not stop the others."""
     try:
         since = date.fromisoformat((commissioned_on or "")[:10])

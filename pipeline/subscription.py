@@ -49,9 +49,10 @@ class IngestSettings:
     """Where messages come from and how many are held at once.
 
     `client_id` must be this process's own: the broker keeps a session by it. `receive_maximum` (how many unacknowledged
-    messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` with ``mqtts://`` only.
-    `sparkplug_rebirth` allows the one thing we ever publish: to ask Sparkplug's edge nodes for their births. Raw vibration bursts
-    are kept in `bursts_folder` for `bursts_days`; nowhere without one.
+    messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` (whose word we take for the
+    broker), `certificate_file` and `key_file` (who we are) with ``mqtts://`` only. Without `keep_session` the broker forgets
+    us when we go. `sparkplug_rebirth` allows the one thing we ever publish: to ask Sparkplug's edge nodes for their births.
+    Raw vibration bursts are kept in `bursts_folder` for `bursts_days`; nowhere without one.
     """
 
     mqtt_url: str
@@ -63,6 +64,9 @@ class IngestSettings:
     session_expiry_s: int = 604_800
     keepalive_s: int = 30
     ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    keep_session: bool = True
     sparkplug_rebirth: bool = False
     bursts_folder: Path | None = None
     bursts_days: int = 30
@@ -148,12 +152,17 @@ class Subscription:
     ----------
     inbox : list of Message
         Received and not yet acknowledged, in arrival order. `turn` stops reading when it is full.
+    packet_ids : list of int
+        Of each message in the inbox; 0 for one of QoS 0, which has none.
+    subscribed : bool
+        Whether the broker has granted the subscription.
     """
 
     def __init__(self, settings: IngestSettings, filters: Sequence[str] = native.FILTERS, unwanted: Sequence[str] = ()) -> None:
         self._filters, self._unwanted = filters, unwanted
         self.inbox: list[Message] = []
-        self._packet_ids: list[int] = []  # 0 for a message of QoS 0, which has none
+        self.packet_ids: list[int] = []
+        self.subscribed = False
         self._inbox_bytes = 0
         self._settings = settings
         self._accepted = False
@@ -166,17 +175,14 @@ class Subscription:
         client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
-            clean_session=None if mqtt5 else False,
+            clean_session=None if mqtt5 else not self._settings.keep_session,
             protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
             manual_ack=True,
         )
         if self._address.user is not None:
             client.username_pw_set(self._address.user, self._address.password)
         if self._address.tls:
-            try:
-                client.tls_set(ca_certs=self._settings.ca_file)
-            except OSError as error:
-                raise BadInput(f"ca file: {self._settings.ca_file!r} cannot be used; {error}") from None
+            client.tls_set_context(_tls_context(self._settings))
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -196,11 +202,16 @@ class Subscription:
         options: dict[str, Any] = {}
         if settings.version == "5":
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-            properties.SessionExpiryInterval = settings.session_expiry_s
+            properties.SessionExpiryInterval = settings.session_expiry_s if settings.keep_session else 0
             properties.ReceiveMaximum = settings.receive_maximum
-            options = {"clean_start": False, "properties": properties}
+            options = {"clean_start": not settings.keep_session, "properties": properties}
         try:
             self._client.connect(address.host, address.port, settings.keepalive_s, **options)
+        except ssl.SSLCertVerificationError as error:
+            raise BrokerError(
+                f"mqtt: {address} shows a certificate we do not trust: {error.verify_message.rstrip('.')}; "
+                "trusted are the authority of --mqtt-ca (else this machine's) and the name in the address"
+            ) from None
         except OSError as error:
             raise BrokerError(f"mqtt: cannot reach {address}; {error.strerror or error}") from None
         deadline = time.monotonic() + CONNECT_S
@@ -248,7 +259,7 @@ class Subscription:
 
     def acknowledge(self) -> None:
         """Acknowledge the whole inbox in arrival order and empty it."""
-        packet_ids, self._packet_ids = self._packet_ids, []
+        packet_ids, self.packet_ids = self.packet_ids, []
         self.inbox, self._inbox_bytes = [], 0
         for packet_id in packet_ids:
             if packet_id:
@@ -306,6 +317,8 @@ class Subscription:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
             self._fault = f"it refuses the subscription: {', '.join(refused)}"
+        else:
+            self.subscribed = True
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         self._fault = self._fault or str(reason)
@@ -317,8 +330,24 @@ class Subscription:
             topic = error.object.decode(errors="backslashreplace")
         payload = bytes(message.payload[:KEPT_BYTES])
         self.inbox.append(Message(topic, payload, message.retain))
-        self._packet_ids.append(message.mid if message.qos else 0)
+        self.packet_ids.append(message.mid if message.qos else 0)
         self._inbox_bytes += len(payload)
+
+
+def _tls_context(settings: IngestSettings) -> ssl.SSLContext:
+    """TLS 1.2 or newer, the broker's certificate and name verified, our own certificate shown if there is one."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:  # an SSLError is one
+        raise BadInput(f"mqtt_ca: {settings.ca_file!r} cannot be used; {error.strerror or error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.certificate_file is not None:
+        try:
+            context.load_cert_chain(settings.certificate_file, settings.key_file)
+        except OSError as error:
+            named = f"{settings.certificate_file!r}, {settings.key_file!r}"
+            raise BadInput(f"mqtt_certificate, mqtt_key: {named} cannot be used; {error.strerror or error}") from None
+    return context
 
 
 class MqttAddress(NamedTuple):

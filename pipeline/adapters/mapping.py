@@ -77,6 +77,14 @@ class DeviceMap:
         """The dialects that some publisher speaks."""
         return {dialect for dialect, _ in self._publishers}
 
+    def speakers_for(self, gate_id: str) -> set[tuple[str, str]]:
+        """Dialect and id of the publishers that may speak for a gate."""
+        return {
+            speaker
+            for speaker, devices in self._publishers.items()
+            if any(device.gate_id == gate_id for device in devices.values())
+        }
+
     def devices(self, dialect: str, publisher: str) -> Mapping[str, Device]:
         """Return the devices that a publisher speaks for, by their ids.
 
@@ -112,15 +120,15 @@ class DeviceMap:
         raise ReadingError("unknown_device", f"{short(device_id)} is not in the mapping file; add it to `gates` of {named}")
 
 
-def read_mapping(text: str, gate_ids: Collection[str]) -> DeviceMap:
+def read_mapping(text: str, gate_ids: Collection[str] | None) -> DeviceMap:
     """Read a mapping file.
 
     Parameters
     ----------
     text : str
         TOML.
-    gate_ids : collection of str
-        The registered gates.
+    gate_ids : collection of str or None
+        The registered gates; None where they are not known, and any will do.
 
     Raises
     ------
@@ -200,7 +208,7 @@ def _read_signal(meaning: Any) -> Signal:
 
 
 def _read_publishers(
-    document: Any, signals: Mapping[str, Signals], gate_ids: Collection[str], gaps: list[str]
+    document: Any, signals: Mapping[str, Signals], gate_ids: Collection[str] | None, gaps: list[str]
 ) -> dict[tuple[str, str], dict[str, Device]]:
     if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
         gaps.append("publisher: must be tables [[publisher]], with double brackets")
@@ -226,7 +234,7 @@ def _read_publishers(
         for device_id, gate_id in gates.items():
             if device_id in devices:
                 gaps.append(f"{where}: gates: {device_id!r} stands twice for this publisher; keep one")
-            if not isinstance(gate_id, str) or gate_id not in gate_ids:
+            if not isinstance(gate_id, str) or (gate_ids is not None and gate_id not in gate_ids):
                 gaps.append(
                     f"{where}: gates: gate {short(gate_id)} is not registered; import or register it first, or mend the name"
                 )

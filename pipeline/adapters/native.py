@@ -27,7 +27,17 @@ from pipeline.adapters.checks import (
     load_json,
     short,
 )
-from pipeline.readings import ID_PATTERN, Channel, Reading, ReadingError, find_conversion, find_quantity, split_name, to_canonical
+from pipeline.readings import (
+    ID_PATTERN,
+    Channel,
+    Reading,
+    ReadingError,
+    check_range,
+    find_conversion,
+    find_quantity,
+    split_name,
+    to_canonical,
+)
 from pipeline.spectra import Machine, indicators
 
 FILTERS = ("sluicewatch/v1/#",)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.errors import BadInput, SluicewatchError
-from service.cli import benches, data, people, running, science
+from service.cli import benches, data, integrating, people, running, science
 from service.cli.parts import option
 
 
@@ -57,6 +57,7 @@ for command in (
     data.import_,
     data.export,
     data.maintenance_group,
+    integrating.check,
     science.train,
     science.backtest,
     science.evaluate,

@@ -101,6 +101,18 @@ def receiver_options(command: Command) -> Command:
     return command
 
 
+def tls_options(command: Command) -> Command:
+    """Whom we trust and who we are, with mqtts://; named as in `pipeline.subscription.IngestSettings`."""
+    file = click.Path(exists=True, dir_okay=False)
+    for decorate in (
+        option("--mqtt-key", "key_file", type=file, default=None, help="The key of that certificate."),
+        option("--mqtt-certificate", "certificate_file", type=file, default=None, help="Our own certificate for mqtts://."),
+        option("--mqtt-ca", "ca_file", type=file, default=None, help="Certificate authority for mqtts://."),
+    ):
+        command = decorate(command)
+    return command
+
+
 def wall() -> datetime:
     return datetime.now(UTC)
 
@@ -153,6 +165,15 @@ def load_mapping(file: Path | None, engine: Engine) -> DeviceMap:
     import sqlalchemy as sa
 
     from pipeline import historian
+
+    if file is None:
+        return read_mapping_file(None, None)
+    with engine.connect() as connection:
+        return read_mapping_file(file, set(connection.scalars(sa.select(historian.gates.c.gate_id))))
+
+
+def read_mapping_file(file: Path | None, gate_ids: set[str] | None) -> DeviceMap:
+    """Read the mapping file, if there is one, and check it against the gates, if they are known."""
     from pipeline.adapters.mapping import DeviceMap, read_mapping
 
     if file is None:
@@ -161,8 +182,7 @@ def load_mapping(file: Path | None, engine: Engine) -> DeviceMap:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"mapping: {file} cannot be read; {error}") from None
-    with engine.connect() as connection:
-        return read_mapping(text, set(connection.scalars(sa.select(historian.gates.c.gate_id))))
+    return read_mapping(text, gate_ids)
 
 
 def actor() -> Any:

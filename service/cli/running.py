@@ -27,6 +27,7 @@ from service.cli.parts import (
     secret_key_option,
     sparkplug_rebirth_option,
     stop_on_signals,
+    tls_options,
     wall,
 )
 
@@ -66,13 +67,23 @@ def demo(**settings: Any) -> None:
 @mqtt_option
 @mapping_option
 @sparkplug_rebirth_option
+@tls_options
 @public_url_option
 @secret_key_option
 @receiver_options
 @bursts_option
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
-def up(database: str, mqtt: str, mapping: Path | None, sparkplug_rebirth: bool, **given: Any) -> None:
+def up(
+    database: str,
+    mqtt: str,
+    mapping: Path | None,
+    sparkplug_rebirth: bool,
+    ca_file: str | None,
+    certificate_file: str | None,
+    key_file: str | None,
+    **given: Any,
+) -> None:
     """Run ingest, score, deliver and serve together, on a database brought up to date first.
 
     \b
@@ -90,6 +101,7 @@ def up(database: str, mqtt: str, mapping: Path | None, sparkplug_rebirth: bool, 
     refuse_taken(given["host"], given["port"])
     # every flag of the processes is an environment variable, too
     flags = {"database": database, "mqtt": mqtt, "mapping": mapping, "sparkplug_rebirth": sparkplug_rebirth, **given}
+    flags |= {"mqtt_ca": ca_file, "mqtt_certificate": certificate_file, "mqtt_key": key_file}
     environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
@@ -124,7 +136,7 @@ def migrate(database: str) -> None:
 )
 @option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
 @option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
-@option("--mqtt-ca", type=click.Path(exists=True, dir_okay=False), default=None, help="Certificate authority for mqtts://.")
+@tls_options
 @health_option
 def ingest(
     mqtt: str,
@@ -135,8 +147,8 @@ def ingest(
     bursts_days: int,
     client_id: str,
     mqtt_version: Any,
-    mqtt_ca: str | None,
     health_port: int | None,
+    **tls: Any,
 ) -> None:
     """Receive readings over MQTT, store them, then acknowledge them.
 
@@ -153,10 +165,10 @@ def ingest(
         mqtt_url=mqtt,
         client_id=client_id,
         version=mqtt_version,
-        ca_file=mqtt_ca,
         sparkplug_rebirth=sparkplug_rebirth,
         bursts_folder=bursts if bursts_days else None,
         bursts_days=bursts_days,
+        **tls,
     )
     engine = open_database(database)
     dialects = Dialects(load_mapping(mapping, engine))

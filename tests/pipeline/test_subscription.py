@@ -279,6 +279,6 @@ def test_a_broker_with_a_certificate_nobody_vouches_for_is_refused(tls_port: int
 
 
 def test_an_authority_that_cannot_be_read_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="ca file"):
+    with pytest.raises(BadInput, match="mqtt_ca"):
         Subscription(IngestSettings("mqtts://127.0.0.1", ca_file=str(tmp_path / "none.pem")))
     assert issubclass(ssl.SSLError, OSError)
