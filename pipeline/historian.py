@@ -89,6 +89,8 @@ gates = sa.Table(
     sa.Column("travel_m", sa.Float),
     sa.Column("commissioned_on", sa.Text),
     sa.Column("last_seen_ms", sa.BigInteger),
+    sa.Column("connection", sa.String(16)),  # online or offline, as the gate or its will said last
+    sa.Column("connection_at", UtcMillis),  # when we heard of it
     sa.Column("source", sa.Text),  # of the dataset that brought the gate; what a model is trained on must say where it is from
     sa.Column("licence", sa.Text),
 )
@@ -419,6 +421,19 @@ def mark_seen(connection: Connection, newest_ms: Mapping[str, int]) -> None:
             f"AND (last_seen_ms IS NULL OR last_seen_ms < {mark})",
             [(ts_ms, gate_id, ts_ms) for gate_id, ts_ms in sorted(newest_ms.items())],
         )
+
+
+def mark_connected(connection: Connection, said: Mapping[str, str], at: datetime) -> None:
+    """Note what gates said of their connection; the same again changes nothing, so that it stays known since when."""
+    for gate_id, word in sorted(said.items()):
+        new = sa.and_(gates.c.gate_id == gate_id, gates.c.connection.is_distinct_from(word))
+        connection.execute(sa.update(gates).where(new).values(connection=word, connection_at=at))
+
+
+def register_gate(connection: Connection, gate_id: str, station_id: str) -> None:
+    """Make a gate known of which nothing but its station is known yet."""
+    if connection.scalar(sa.select(gates.c.gate_id).where(gates.c.gate_id == gate_id)) is None:
+        connection.execute(sa.insert(gates).values(gate_id=gate_id, station_id=station_id))
 
 
 def tally(connection: Connection, name: str, n: int) -> None:

@@ -30,6 +30,7 @@ from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.failpoints import failpoint
 from pipeline.intake import Registry, Stored, put_aside, store_messages
 from pipeline.readings import DAY_MS, ReadingError
+from pipeline.sequence import Sequences
 from pipeline.subscription import BrokerError, IngestSettings, Subscription
 
 __all__ = ["BrokerError", "IngestSettings", "IngestState", "run_ingest"]
@@ -42,6 +43,7 @@ COMMIT_SECONDS = Histogram("sluicewatch_ingest_commit_duration_seconds", "Decodi
 LAG_SECONDS = Gauge("sluicewatch_ingest_lag_seconds", "Now minus the newest event time of the newest commit")
 LAST_COMMIT = Gauge("sluicewatch_ingest_last_commit_timestamp_seconds", "When the newest batch was committed")
 MISSED = Counter("sluicewatch_sparkplug_messages_missed", "Messages of edge nodes that their sequence numbers miss")
+LOST = Counter("sluicewatch_mqtt_messages_lost_upstream", "Messages that the publishers' own counts miss")
 UNACKED = Gauge("sluicewatch_ingest_unacked_messages", "Messages received and not yet acknowledged")
 
 FLUSH_IDLE_S = 0.002
@@ -142,10 +144,11 @@ class _Ingest:
         self._dialects = dialects
         self._missed = 0
         self._asked_at: dict[str, float] = {}
-        self._registry = Registry()
+        self._registry = Registry(allow_discovery=settings.allow_discovery)
+        self._sequences = Sequences()
         self._refused = 0
         self._told_at = float("-inf")
-        self._expire_at = float("-inf")
+        self._expire_at = self._gaps_at = float("-inf")
 
     def run(self) -> None:
         ever_connected = False
@@ -181,6 +184,7 @@ class _Ingest:
         while not self._stop.is_set():
             now = self._state.moved_at = time.monotonic()
             self._expire_bursts(now)
+            self._tell_of_gaps(now)
             if not link.inbox:
                 came = link.turn(NOTICE_STOP_S)
                 began = time.monotonic()
@@ -266,6 +270,9 @@ class _Ingest:
         LAST_COMMIT.set(now.timestamp())
         if stored.newest_ms is not None:
             LAG_SECONDS.set(now.timestamp() - stored.newest_ms / 1000)
+        now_s = time.monotonic()
+        for topic, number in stored.sequence:
+            self._sequences.saw(topic, number, now_s)
         self._tell_of_refusals(stored)
 
     def _tell_of_refusals(self, stored: Stored) -> None:
@@ -274,6 +281,19 @@ class _Ingest:
         if stored.quarantined and time.monotonic() - self._told_at > 10:
             log.warning("%d messages went into quarantine; the last: %s", self._refused, stored.last_refusal)
             self._refused, self._told_at = 0, time.monotonic()
+
+    def _tell_of_gaps(self, now_s: float) -> None:
+        """Count what publishers sent and nobody brought us, by the numbers that are missing in their count."""
+        if now_s < self._gaps_at:
+            return
+        self._gaps_at = now_s + 1.0
+        if lost := self._sequences.lost(now_s):
+            n = sum(lost.values())
+            LOST.inc(n)
+            topic = max(lost, key=lambda one: lost[one])
+            log.warning("%d messages were lost on their way to us, by their numbers; most of %s: %d", n, topic, lost[topic])
+            with historian.writing(self._engine) as connection:
+                historian.tally(connection, "messages_lost_upstream", n)
 
     def _connected(self, connected: bool) -> None:
         self._state.connected = connected

@@ -56,7 +56,9 @@ _UNKNOWN_MACHINE = Machine()
 class Registry:
     """The registered gates and declared channels, kept in memory; an `adapters.Fleet` that also knows the slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, allow_discovery: bool = False) -> None:
+        self.allow_discovery = allow_discovery
+        """Whether devices may declare their channels, and a gate nobody knows, by themselves."""
         self.newest_ms: dict[str, int] = {}
         """The newest event time of each gate."""
         self._gates: dict[str, Gate] = {}
@@ -88,6 +90,10 @@ class Registry:
     def channel_count(self, gate_id: str) -> int:
         """Return how many channels the gate has."""
         return sum(len(place.layout) for place in self._places.get(gate_id, {}).values())
+
+    def join(self, gate_id: str, station_id: str) -> None:
+        """Know a gate that has just been registered."""
+        self._gates[gate_id] = Gate(gate_id, station_id, since_ms(None))
 
     def forget(self) -> None:
         """Read everything anew before the next batch: what a failed transaction taught us was never stored."""
@@ -178,7 +184,8 @@ class Stored:
 
     `ok`, `late` and `quarantined` count each message of ours once. `with_readings` are those that held a usable reading;
     a status holds none, and of a message in quarantine a part may have been usable. `refused` counts those by their reason,
-    `bursts` are raw vibration bursts, which the caller may keep, and where.
+    `bursts` are raw vibration bursts, which the caller may keep, and where; `sequence` is what publishers counted, by
+    topic, in the order of arrival.
     """
 
     ok: int = 0
@@ -189,6 +196,7 @@ class Stored:
     conflicts: int = 0
     newest_ms: int | None = None
     bursts: list[tuple[PurePosixPath, bytes]] = field(default_factory=list)
+    sequence: list[tuple[str, int]] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     last_refusal: str = ""
 
@@ -217,12 +225,18 @@ def store_messages(
         Their `receive` has seen the messages; decoding is repeated where the registry may be out of date.
     """
     decoded = _decode_all(connection, registry, messages, to_ms(now), dialects)
+    if _discover(connection, registry, decoded):
+        decoded = [
+            _decode(message, registry, to_ms(now), dialects) if found.joins is None and _is_doubtful(found) else found
+            for message, found in zip(messages, decoded, strict=True)
+        ]
     _learn(connection, registry, decoded)
 
     stored = Stored()
     rows: _Rows = {}
     days: set[tuple[str, int]] = set()
     newest: dict[str, int] = {}
+    connected: dict[str, str] = {}
     refused: list[dict[str, Any]] = []
     for message, found in zip(messages, decoded, strict=True):
         late = bool(found.readings)
@@ -234,6 +248,9 @@ def store_messages(
                 newest[gate_id] = ts_ms
             if late and ts_ms >= registry.newest_ms.get(gate_id, 0) - LATE_MS:
                 late = False
+        connected |= found.connected
+        if found.seq is not None:
+            stored.sequence.append((message.topic, found.seq))
         for gate_id, ts_ms in found.seen.items():
             newest[gate_id] = max(ts_ms, newest.get(gate_id, 0))
         if found.burst is not None:
@@ -258,6 +275,7 @@ def store_messages(
     stored.conflicts += historian.store_readings(connection, in_key_order)
     historian.mark_dirty(connection, days)
     historian.mark_seen(connection, newest)
+    historian.mark_connected(connection, connected, now)
     historian.put_in_quarantine(connection, refused)
     _tally(connection, stored)
     for gate_id, ts_ms in newest.items():
@@ -320,10 +338,33 @@ def _decode_all(
 ) -> list[Decoded]:
     registry.keep_fresh(connection)
     decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
-    doubtful = any(refusal.reason in _DOUBTFUL for found in decoded for refusal in found.refusals)
+    doubtful = any(_is_doubtful(found) for found in decoded)
     if doubtful and registry.keep_fresh(connection, doubted=True):
         decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
     return decoded
+
+
+def _is_doubtful(found: Decoded) -> bool:
+    return any(refusal.reason in _DOUBTFUL for refusal in found.refusals)
+
+
+def _discover(connection: Connection, registry: Registry, decoded: list[Decoded]) -> bool:
+    """Register the gates that introduced themselves, where that is allowed; their channels are declared with all others."""
+    discovered = False
+    for index, found in enumerate(decoded):
+        if found.joins is None:
+            continue
+        if not registry.allow_discovery:
+            detail = "devices may not register here: `ingest --allow-discovery` allows it, or import the fleet"
+            decoded[index] = Decoded(refusals=[ReadingError("discovery_off", detail)])
+            continue
+        for gate_id, station_id in found.joins.items():
+            historian.register_gate(connection, gate_id, station_id)
+            registry.join(gate_id, station_id)
+            log.info("gate %s of station %s introduced itself", gate_id, station_id)
+        _learn(connection, registry, decoded, only=index)
+        discovered = True
+    return discovered
 
 
 def _decode(message: Message, registry: Registry, now_ms: int, dialects: Dialects) -> Decoded:
@@ -334,10 +375,12 @@ def _decode(message: Message, registry: Registry, now_ms: int, dialects: Dialect
         return Decoded(refusals=[ReadingError("internal_error", f"{type(error).__name__}: {error}")])
 
 
-def _learn(connection: Connection, registry: Registry, decoded: list[Decoded]) -> None:
+def _learn(connection: Connection, registry: Registry, decoded: list[Decoded], only: int | None = None) -> None:
     """Declare the channels that came with a unit and were not known; refuse a message that goes beyond its gate's limit."""
     wanted: dict[str, dict[str, Channel]] = {}
     for index, found in enumerate(decoded):
+        if (found.joins is not None) != (index == only):
+            continue  # what was discovered is declared before the others are decoded
         for channel in found.channels:
             of_gate = wanted.setdefault(channel.gate_id, {})
             if len(of_gate) + registry.channel_count(channel.gate_id) >= CHANNELS_PER_GATE and channel.key not in of_gate:

@@ -46,7 +46,9 @@ class BrokerError(BadInput):
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """Where messages come from and how many are held at once.
+    """Where messages come from, how many are held at once, and what is allowed.
+
+    With `allow_discovery` devices register by themselves.
 
     `client_id` must be this process's own: the broker keeps a session by it. `receive_maximum` (how many unacknowledged
     messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` (whose word we take for the
@@ -68,6 +70,7 @@ class IngestSettings:
     key_file: str | None = None
     keep_session: bool = True
     sparkplug_rebirth: bool = False
+    allow_discovery: bool = False
     bursts_folder: Path | None = None
     bursts_days: int = 30
 

@@ -58,7 +58,9 @@ class Decoded(NamedTuple):
     `readings` are in canonical units. `channels` are those among them that were not declared before, each with the unit
     it came in. `refusals` tell what could not be used and why. `seen` are event times, in epoch milliseconds, at which a
     gate said that it is alive without measuring anything. `burst` is where the message itself may be kept: it is one raw
-    vibration burst. `ours` is false for a message that nobody meant for us.
+    vibration burst. `connected` is what gates said of their connection, ``online`` or ``offline``. `joins` is None but for a
+    discovery: then it holds the gates that it spoke for and nobody knows, with their stations, and `channels` may be known ones.
+    `seq` is the publisher's own count. `ours` is false for a message that nobody meant for us.
     """
 
     readings: Sequence[Reading] = ()
@@ -66,4 +68,7 @@ class Decoded(NamedTuple):
     refusals: Sequence[ReadingError] = ()
     seen: Mapping[str, int] = MappingProxyType({})
     burst: PurePosixPath | None = None
+    connected: Mapping[str, str] = MappingProxyType({})
+    joins: Mapping[str, str] | None = None
+    seq: int | None = None
     ours: bool = True

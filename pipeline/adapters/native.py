@@ -1,16 +1,17 @@
 """The native dialect: JSON on ``sluicewatch/v1/<station>/<gate>/…``. No network, no database, no clock.
 
 Telemetry comes on ``…/<component>/telemetry`` as one reading ``{"t", "values", "units"}`` or as ``{"readings": [ … ]}``, a
-raw vibration burst (`pipeline.waveforms`) on ``…/<component>/waveform``, a gate's status on ``…/status``. A clean message takes
-the fast way, which only has to notice that something is wrong; any other is examined part by part, so that its refusal lists
-every gap at once.
+raw vibration burst (`pipeline.waveforms`) on ``…/<component>/waveform``, a gate's status on ``…/status``, and what it measures on
+``…/discovery``. A clean message takes the fast way, which only has to notice that something is wrong; any other is examined part
+by part, so that its refusal lists every gap at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -42,6 +43,7 @@ from pipeline.spectra import Machine, indicators
 
 FILTERS = ("sluicewatch/v1/#",)
 STATUS_BYTES = 4_096
+DISCOVERY_BYTES = TELEMETRY_BYTES
 
 
 class _OneReading(msgspec.Struct, gc=False):
@@ -52,6 +54,7 @@ class _OneReading(msgspec.Struct, gc=False):
 
 class _Telemetry(msgspec.Struct, gc=False):
     t: Instant | None = None
+    seq: int | None = None
     values: dict[str, float] | None = None
     units: dict[str, str] | None = None
     readings: list[_OneReading] | None = None
@@ -60,6 +63,20 @@ class _Telemetry(msgspec.Struct, gc=False):
 class _Status(msgspec.Struct):
     status: Literal["online", "offline"]
     t: Instant | None = None
+
+
+class _Channel(msgspec.Struct, forbid_unknown_fields=True):
+    """A row of channels.csv."""
+
+    component: str
+    quantity: str
+    unit: str
+    gate_id: str | None = None
+    point: str = ""
+    axis: str = ""
+    band_low_hz: float | None = None
+    band_high_hz: float | None = None
+    interval_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 _telemetry = msgspec.json.Decoder(_Telemetry)
@@ -98,17 +115,21 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
             kind, limit = "waveform", waveforms.MAX_BYTES
         case ["sluicewatch", "v1", station_id, gate_id, "status"]:
             kind, limit, component = "status", STATUS_BYTES, ""
+        case ["sluicewatch", "v1", station_id, gate_id, "discovery"]:
+            kind, limit, component = "discovery", DISCOVERY_BYTES, ""
         case ["sluicewatch", "v1", _, _, "alert"]:
             return Decoded(ours=False)  # our own word, which the broker sends back to us
         case _:
             raise ReadingError(
                 "wrong_topic",
                 "topic must be sluicewatch/v1/<station>/<gate>/<component>/telemetry or …/waveform, or "
-                f"sluicewatch/v1/<station>/<gate>/status; got {message.topic!r}",
+                f"sluicewatch/v1/<station>/<gate>/status or …/discovery; got {message.topic!r}",
             )
     if len(message.payload) > limit:
         raise ReadingError("oversize", f"a {kind} message may have {limit} bytes; got more")
     gate = fleet.gate(gate_id)
+    if gate is None and kind == "discovery":
+        return _decode_discovery(message.payload, gate_id, station_id, joins=True)
     if gate is None:
         raise ReadingError("unknown_gate", f"gate {gate_id!r} is not registered; import or register it first")
     if gate.station_id != station_id:
@@ -117,6 +138,8 @@ def _decode(message: Message, fleet: Fleet, now_ms: int) -> Decoded:
         )
     if kind == "status":
         return _decode_status(message.payload, gate, now_ms)
+    if kind == "discovery":
+        return _decode_discovery(message.payload, gate_id, station_id, joins=False)
     if message.retained:
         raise ReadingError("retained", f"a {kind} message must be published without the retain flag: a kept copy looks fresh")
     declared = fleet.units(gate_id, component)
@@ -165,9 +188,14 @@ def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[st
                     return None
                 values[name] = canonical
             readings.append(Reading(gate_id, component, ts_ms, values))
+        seq = telemetry.seq
     except (ValueError, RecursionError, ReadingError, KeyError):  # msgspec's own errors and UnicodeDecodeError are ValueErrors
         return None
-    return Decoded(readings, _channels(gate_id, component, new)) if readings else None
+    if not readings:
+        return None
+    if seq is not None and not 0 <= seq < 2**63:
+        seq = None  # it only ever reports
+    return Decoded(readings, _channels(gate_id, component, new), seq=seq)
 
 
 def _channels(gate_id: str, component: str, units: Mapping[str, str]) -> list[Channel]:
@@ -299,6 +327,54 @@ def _decode_status(payload: bytes, gate: Gate, now_ms: int) -> Decoded:
         status = _status.decode(payload)
     except (ValueError, RecursionError) as error:
         raise ReadingError("wrong_shape", f'a status must be {{"status": "online" or "offline", "t"}}; {error}') from None
+    connected = {gate.gate_id: status.status}
     if status.t is None or status.status == "offline":
-        return Decoded()
-    return Decoded(seen={gate.gate_id: believable((status.t - EPOCH) // MILLISECOND, gate, now_ms)})
+        return Decoded(connected=connected)
+    return Decoded(seen={gate.gate_id: believable((status.t - EPOCH) // MILLISECOND, gate, now_ms)}, connected=connected)
+
+
+def _decode_discovery(payload: bytes, gate_id: str, station_id: str, *, joins: bool) -> Decoded:
+    """``{"channels": [ … ]}`` with the fields of channels.csv: what can be is declared, the others refused by their number."""
+    for name, level in (("gate", gate_id), ("station", station_id)):
+        if not ID_PATTERN.match(level):
+            raise ReadingError("wrong_topic", f"a {name}'s name must match [A-Za-z0-9_-]{{1,128}}; got {level!r}")
+    document = load_json(payload)
+    items = document.get("channels") if isinstance(document, dict) else None
+    if not isinstance(items, list) or not items:
+        raise ReadingError("wrong_shape", 'a discovery must be {"channels": [ … ]} with one channel or more, as in channels.csv')
+    channels: list[Channel] = []
+    refusals: list[ReadingError] = []
+    for number, item in enumerate(items):
+        try:
+            channels.append(_channel(item, gate_id))
+        except ReadingError as refusal:
+            refusals.append(ReadingError(refusal.reason, f"channels[{number}]: {refusal}"))
+    return Decoded(channels=channels, refusals=refusals, joins={gate_id: station_id} if joins and channels else {})
+
+
+def _channel(item: Any, gate_id: str) -> Channel:
+    try:
+        told = msgspec.convert(item, _Channel)
+    except ValueError as error:  # ValidationError, and UnicodeEncodeError for half a surrogate pair
+        raise ReadingError("wrong_shape", f"must have the fields of channels.csv; {error}") from None
+    if told.gate_id not in (None, "*", gate_id):
+        raise ReadingError("identity_mismatch", f"gate_id: may be left out or {gate_id!r}; got {short(told.gate_id)}")
+    for name, value in (("component", told.component), ("point", told.point or "point")):
+        if not ID_PATTERN.match(value):
+            raise ReadingError("wrong_shape", f"{name}: must match [A-Za-z0-9_-]{{1,128}}; got {short(value)}")
+    for name in ("band_low_hz", "band_high_hz", "interval_s"):
+        value = getattr(told, name)
+        if value is not None and not math.isfinite(value):
+            raise ReadingError("not_finite", f"{name}: must be a finite number; got {value}")
+    find_conversion(told.quantity, told.unit)
+    return Channel(
+        gate_id=gate_id,
+        component=told.component,
+        quantity=told.quantity,
+        unit=told.unit,
+        point=told.point,
+        axis=told.axis[:128],
+        band_low_hz=told.band_low_hz,
+        band_high_hz=told.band_high_hz,
+        interval_s=told.interval_s,
+    )

@@ -45,12 +45,14 @@ class GateStanding:
 def standing(gate: Mapping[str, Any], forecast: store.Row | None, alerts: Sequence[Alert], now: datetime) -> GateStanding:
     """Say how a gate stands. An alert outlives silence; silence and an old forecast are never taken for health."""
     last_seen = None if gate["last_seen_ms"] is None else from_ms(gate["last_seen_ms"])
-    stale = last_seen is None or now - last_seen >= STALE_AFTER
+    # who speaks again without a word about it is not offline any more
+    offline = gate["connection"] == "offline" and (last_seen is None or last_seen <= gate["connection_at"])
+    stale = offline or last_seen is None or now - last_seen >= STALE_AFTER
     state, reason = "normal", ""
     if alerts:
         state = "at_risk"
     elif stale:
-        state, reason = "stale", "stale"
+        state, reason = "stale", "offline" if offline else "stale"
     elif forecast is None:
         state, reason = "no_verdict", "not_scored"
     elif forecast["verdict"] != "forecast":

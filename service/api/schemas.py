@@ -56,9 +56,11 @@ class GateOut(Out):
     travel_m: float | None
     commissioned_on: str | None
     last_seen: Instant | None = Field(description="Event time of the newest reading.")
+    connection: str | None = Field(description="`online` or `offline`, as the gate or its will said last; null if neither did.")
+    connection_at: Instant | None = Field(description="When that was first heard.")
     state: GateState = Field(description="`no_verdict` and `stale` are not good news: nobody knows.")
     reason: str = Field(description="Why there is no verdict; empty otherwise.")
-    data_stale: bool = Field(description="No reading for 24 hours; a gate at risk stays at risk meanwhile.")
+    data_stale: bool = Field(description="Offline, or no reading for 24 hours; a gate at risk stays at risk meanwhile.")
     severity: str | None = Field(description="Of its most severe unresolved alert.")
     open_alerts: int
     as_of: Instant | None = Field(description="The day of its newest forecast.")

@@ -67,6 +67,9 @@ mapping_option = option(
 sparkplug_rebirth_option = option(
     "--sparkplug-rebirth", is_flag=True, help="Ask Sparkplug's edge nodes for their births when we miss them."
 )
+allow_discovery_option = option(
+    "--allow-discovery", is_flag=True, help="Let devices declare their channels, and gates nobody knows, by themselves."
+)
 health_option = option(
     "--health-port", type=click.IntRange(0, 65535), default=None, help="Serve /livez, /readyz and /metrics here."
 )

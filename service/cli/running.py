@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from service.cli.parts import (
+    allow_discovery_option,
     bursts_option,
     clock,
     clock_option,
@@ -67,6 +68,7 @@ def demo(**settings: Any) -> None:
 @mqtt_option
 @mapping_option
 @sparkplug_rebirth_option
+@allow_discovery_option
 @tls_options
 @public_url_option
 @secret_key_option
@@ -79,6 +81,7 @@ def up(
     mqtt: str,
     mapping: Path | None,
     sparkplug_rebirth: bool,
+    allow_discovery: bool,
     ca_file: str | None,
     certificate_file: str | None,
     key_file: str | None,
@@ -101,7 +104,7 @@ def up(
     refuse_taken(given["host"], given["port"])
     # every flag of the processes is an environment variable, too
     flags = {"database": database, "mqtt": mqtt, "mapping": mapping, "sparkplug_rebirth": sparkplug_rebirth, **given}
-    flags |= {"mqtt_ca": ca_file, "mqtt_certificate": certificate_file, "mqtt_key": key_file}
+    flags |= {"allow_discovery": allow_discovery, "mqtt_ca": ca_file, "mqtt_certificate": certificate_file, "mqtt_key": key_file}
     environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
@@ -130,6 +133,7 @@ def migrate(database: str) -> None:
 @database_option
 @mapping_option
 @sparkplug_rebirth_option
+@allow_discovery_option
 @bursts_option
 @option(
     "--bursts-days", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How long to keep them; 0: not at all."
@@ -143,6 +147,7 @@ def ingest(
     database: str,
     mapping: Path | None,
     sparkplug_rebirth: bool,
+    allow_discovery: bool,
     bursts: Path,
     bursts_days: int,
     client_id: str,
@@ -166,6 +171,7 @@ def ingest(
         client_id=client_id,
         version=mqtt_version,
         sparkplug_rebirth=sparkplug_rebirth,
+        allow_discovery=allow_discovery,
         bursts_folder=bursts if bursts_days else None,
         bursts_days=bursts_days,
         **tls,

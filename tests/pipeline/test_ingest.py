@@ -26,7 +26,7 @@ from scipy import signal as signal_tools
 from scipy import stats
 from sqlalchemy.engine import Engine
 
-from pipeline import historian, ingest, intake
+from pipeline import historian, ingest, intake, sequence
 from pipeline.adapters import sparkplug
 from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.adapters.mapping import read_mapping
@@ -178,6 +178,21 @@ def test_a_kept_copy_of_old_telemetry_is_not_taken_for_news(mosquitto: Broker, e
             eventually(lambda: tally(engine, "messages_quarantined") == 1)
 
     assert stored_ms(engine) == []
+
+
+@pytest.mark.broker
+def test_what_a_publishers_count_misses_is_reported(
+    mosquitto: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sequence, "GRACE_S", 0.5)
+    numbered = [json.dumps(json.loads(reading(n)) | {"seq": n}).encode() for n in (0, 1, 2, 5, 6, 9, 4)]
+
+    with sensor(mosquitto) as publish, running(engine, mosquitto.url):
+        publish(*numbered)
+        eventually(lambda: tally(engine, "messages_lost_upstream") == 3)
+
+    assert stored_ms(engine) == [0, 1, 2, 4, 5, 6, 9]
+    assert f"3 messages were lost on their way to us, by their numbers; most of {TOPIC}: 3" in caplog.text
 
 
 @pytest.mark.broker

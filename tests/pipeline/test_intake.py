@@ -332,3 +332,50 @@ def test_the_refused_are_listed_by_reason_and_by_a_level_of_their_topic(engine: 
     assert listed(level="G9") == ["G9"]
     assert listed(level="G_") == []
     assert listed(limit=1) == ["G1"]
+
+
+def status(word: str) -> Message:
+    return Message("sluicewatch/v1/S1/G1/status", json.dumps({"status": word}).encode(), retained=True)
+
+
+def test_since_when_a_gate_is_offline_is_known(engine: Engine) -> None:
+    for hours, word in enumerate(["online", "offline", "offline"]):
+        store(engine, status(word), now=NOW + timedelta(hours=hours))
+
+    with engine.connect() as connection:
+        query = sa.select(historian.gates.c.connection, historian.gates.c.connection_at).order_by("gate_id")
+        told = connection.execute(query).fetchall()
+    assert [tuple(row) for row in told] == [("offline", NOW + timedelta(hours=1)), (None, None)]
+
+
+def discovery(gate_id: str = "G9", station_id: str = "S7") -> Message:
+    channels = [{"component": "motor", "quantity": "velocity_rms", "unit": "m/s"}]
+    return Message(f"sluicewatch/v1/{station_id}/{gate_id}/discovery", json.dumps({"channels": channels}).encode(), True)
+
+
+def reading_of_g9() -> Message:
+    payload = {"t": NOW.isoformat(), "values": {"velocity_rms": 0.002}}  # in the unit that was declared
+    return Message("sluicewatch/v1/S7/G9/motor/telemetry", json.dumps(payload).encode())
+
+
+def test_a_gate_that_introduces_itself_is_heard_from_the_same_batch_on(engine: Engine) -> None:
+    open_door = intake.Registry(allow_discovery=True)
+
+    stored = store(engine, reading_of_g9(), discovery(), registry=open_door)
+    again = store(engine, discovery(), discovery("G1", "S1"), registry=open_door)
+
+    assert (stored.ok, stored.quarantined, again.ok, again.quarantined) == (2, 0, 2, 0)
+    assert rows_of(engine, "G9") == [{"ts": NOW, "motor.velocity_rms": 2.0}]
+    with engine.connect() as connection:
+        gates = connection.execute(sa.select(historian.gates.c.gate_id, historian.gates.c.station_id).order_by("gate_id")).all()
+        assert [tuple(row) for row in gates] == [("G1", "S1"), ("G2", "S1"), ("G9", "S7")]
+        assert [slot.channel.unit for slot in historian.load_slots(connection, "G1").values()] == ["m/s"]
+
+
+def test_nobody_introduces_itself_where_that_is_not_allowed(engine: Engine) -> None:
+    stored = store(engine, discovery(), discovery("G1", "S1"), reading_of_g9())
+
+    assert stored.refused == {"discovery_off": 2, "unknown_gate": 1}
+    assert table(engine, historian.channels) == []
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(historian.gates)) == 2

@@ -3,6 +3,7 @@
 The mutations are seeded, so a failure comes again. ``SLUICEWATCH_FUZZ=100000`` tries that many for each dialect.
 """
 
+import copy
 import json
 import os
 import random
@@ -32,6 +33,10 @@ _SAMPLES: dict[str, list[tuple[str, bytes]]] = {
             f"{_NATIVE}/motor/telemetry",
             b'{"readings": [{"t": "2026-03-01T08:15:00Z", "values": {"load": 80}, "units": {"load": "%"}}, '
             b'{"t": "2026-03-01T08:16:00Z", "values": {"load": 81}, "units": {"load": "%"}}]}',
+        ),
+        (
+            f"{_NATIVE}/discovery",
+            b'{"channels": [{"component": "motor", "quantity": "velocity_rms", "unit": "mm/s", "interval_s": 60}]}',
         ),
         (f"{_NATIVE}/status", b'{"status": "online", "t": "2026-03-01T08:10:00Z"}'),
     ],
@@ -92,7 +97,7 @@ def change_json(chance: random.Random, data: bytes) -> bytes:
             elif deed < 0.4 and isinstance(part, dict):
                 part[chance.choice(["t", "ts", "values", "S4-G1", "a.b", "\ud800", "kurtosis"])] = part.pop(key)
             else:
-                part[key] = chance.choice(_NASTY)
+                part[key] = copy.deepcopy(chance.choice(_NASTY))  # it may be changed in its turn
             break
     return json.dumps(document).encode()
 

@@ -59,6 +59,7 @@ def test_the_documented_message_becomes_one_reading() -> None:
         readings=[Reading("G1", "motor", NOW_MS + 250, {"velocity_rms": 1.31, "winding.temperature": 38.7})],
         channels=[Channel("G1", "motor", "velocity_rms", "mm/s")],
         refusals=(),
+        seq=4711,
     )
 
 
@@ -256,11 +257,60 @@ def test_a_status_tells_that_a_gate_is_alive_and_nothing_else() -> None:
     ahead = decode({"status": "online", "t": "2026-03-01T09:10:00Z"}, topic)
     garbled = decode(b'{"status": "\x80"}', topic)
 
-    assert online == Decoded(seen={"G1": NOW_MS - 300_000})
-    assert will == Decoded()
+    assert online == Decoded(seen={"G1": NOW_MS - 300_000}, connected={"G1": "online"})
+    assert will == Decoded(connected={"G1": "offline"})
     assert reasons(wrong) == ["wrong_shape"]
     assert reasons(ahead) == ["clock_fault"]
     assert reasons(garbled) == ["wrong_shape"]
+
+
+DISCOVERY = "sluicewatch/v1/S1/G1/discovery"
+MOTOR = {"component": "motor", "point": "bearing_de", "quantity": "temperature", "unit": "degF", "interval_s": 900}
+
+
+def test_a_discovery_declares_channels_and_says_which_gate_nobody_knows() -> None:
+    known = decode(
+        {"channels": [MOTOR, {"component": "leaf", "quantity": "velocity_rms", "unit": "mm/s"}]}, DISCOVERY, retained=True
+    )
+    new = decode({"channels": [MOTOR | {"gate_id": "G9"}]}, "sluicewatch/v1/S7/G9/discovery")
+
+    assert known.channels == [
+        Channel("G1", "motor", "temperature", "degF", "bearing_de", interval_s=900.0),
+        Channel("G1", "leaf", "velocity_rms", "mm/s"),
+    ]
+    assert (known.joins, known.refusals, known.readings) == ({}, [], ())
+    assert (new.joins, [channel.gate_id for channel in new.channels]) == ({"G9": "S7"}, ["G9"])
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason", "told"),
+    [
+        (MOTOR | {"unit": "furlong"}, "wrong_unit", "furlong"),
+        (MOTOR | {"quantity": "colour"}, "unknown_quantity", "colour"),
+        (MOTOR | {"gate_id": "G2"}, "identity_mismatch", "gate_id: may be left out or 'G1'; got 'G2'"),
+        (MOTOR | {"component": "mo tor"}, "wrong_shape", "component: must match"),
+        (MOTOR | {"interval": 900}, "wrong_shape", "unknown field `interval`"),
+        (MOTOR | {"interval_s": 0}, "wrong_shape", "$.interval_s"),
+        (MOTOR | {"band_low_hz": float("inf")}, "not_finite", "band_low_hz: must be a finite number; got inf"),
+        ({"component": "motor", "unit": "g"}, "wrong_shape", "missing required field `quantity`"),
+        ("motor", "wrong_shape", "Expected `object`"),
+    ],
+)
+def test_a_channel_that_cannot_be_is_refused_and_those_beside_it_are_declared(channel: Any, reason: str, told: str) -> None:
+    found = decode({"channels": [MOTOR, channel]}, DISCOVERY)
+
+    assert reasons(found) == [reason]
+    assert str(found.refusals[0]).startswith("channels[1]: ")
+    assert told in str(found.refusals[0])
+    assert len(found.channels) == 1
+
+
+@pytest.mark.parametrize("payload", [{"channels": []}, {"channels": {}}, {}, [], b"x"])
+def test_a_discovery_without_channels_is_refused_and_no_gate_joins(payload: Any) -> None:
+    found = decode(payload, "sluicewatch/v1/S7/G9/discovery")
+
+    assert reasons(found) in (["wrong_shape"], ["not_json"])
+    assert found.joins is None
 
 
 def test_our_own_alerts_are_not_taken_for_messages() -> None:

@@ -77,7 +77,8 @@ def test_a_cursor_serves_its_own_query_only(client: TestClient) -> None:
     assert client.get(f"/api/v1/gates?limit=2&cursor={cursor[:-4]}").status_code == 400
 
 
-GATE = {"gate_id": "G", "last_seen_ms": to_ms(NOW)}
+GATE = {"gate_id": "G", "last_seen_ms": to_ms(NOW), "connection": None, "connection_at": None}
+OFFLINE = {**GATE, "connection": "offline", "connection_at": NOW}
 FORECAST = {"verdict": "forecast", "reason": "", "as_of": TODAY}
 
 
@@ -92,6 +93,9 @@ FORECAST = {"verdict": "forecast", "reason": "", "as_of": TODAY}
         ({**GATE, "last_seen_ms": to_ms(NOW - DAY)}, FORECAST, ("stale", "stale")),
         ({**GATE, "last_seen_ms": to_ms(NOW - DAY) + 1}, FORECAST, ("normal", "")),
         ({**GATE, "last_seen_ms": None}, FORECAST, ("stale", "stale")),
+        (OFFLINE, FORECAST, ("stale", "offline")),
+        ({**OFFLINE, "last_seen_ms": to_ms(NOW) + 1}, FORECAST, ("normal", "")),
+        ({**GATE, "connection": "online", "connection_at": NOW}, FORECAST, ("normal", "")),
     ],
 )
 def test_what_is_not_known_is_never_normal(
