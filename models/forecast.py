@@ -75,6 +75,7 @@ percentiles, which scikit-learn does slowly, and which would leave the rare high
 FEWEST_FAILURES = 3
 FEWEST_FAILURES_FOR_MODES = 20
 P_RANGE = (1e-6, 1 - 1e-6)
+_ROWS_AT_ONCE = 50_000
 
 
 class ForecastError(BadInput):
@@ -445,9 +446,11 @@ def fit(
     with threadpool_limits(limits=1):
         parts = _fit_scale(x)
         z = scale(x, parts)
-        parts["trees"] = _fit_trees(in_steps(z)[at], teaching, settings, n_failures, seed)
+        parts["trees"] = _fit_trees(_expanded(in_steps(z), at, teaching.horizon_d), teaching, settings, n_failures, seed)
         kinds = kinds_of(rows)
-        parts["logistic"] = _fit_logistics(with_hinges(z)[at], teaching, settings, kinds[teaching.place], failures)
+        expanded = _expanded(with_hinges(z), at, np.log(teaching.horizon_d))
+        parts["logistic"] = _fit_logistics(expanded, teaching, settings, kinds[teaching.place], failures)
+        del expanded
         modes = _fit_modes(z, labels.iloc[used], failures[used])
     if modes is not None:
         parts["modes"] = modes
@@ -496,6 +499,16 @@ def draw_teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_r
     return Teaching(place[known], horizon_d[known].astype(float), came[known].astype(float), weight[known])
 
 
+def _expanded(z: FloatArray, at: IntArray, horizon: FloatArray) -> FloatArray:
+    """Rows `at` of `z` with the horizon as one more column, piece by piece: a second copy of them all would be a gigabyte."""
+    out = np.empty((len(at), z.shape[1] + 1))
+    for start in range(0, len(at), _ROWS_AT_ONCE):
+        piece = slice(start, start + _ROWS_AT_ONCE)
+        out[piece, :-1] = z[at[piece]]
+    out[:, -1] = horizon
+    return out
+
+
 def _fit_scale(x: FloatArray) -> dict[str, Any]:
     known = np.flatnonzero(np.isfinite(x).any(axis=0))
     varied = known[np.nanmax(x[:, known], axis=0) > np.nanmin(x[:, known], axis=0)]
@@ -508,7 +521,7 @@ def _fit_scale(x: FloatArray) -> dict[str, Any]:
 
 
 def _fit_trees(
-    z: FloatArray, teaching: Teaching, settings: Settings, n_failures: int, seed: int
+    expanded: FloatArray, teaching: Teaching, settings: Settings, n_failures: int, seed: int
 ) -> HistGradientBoostingClassifier:
     # with little data a leaf may be smaller, but never less than a sixtieth of it
     rows_per_leaf = min(settings.rows_per_leaf, max(20, len(teaching.y) // 60))
@@ -519,19 +532,18 @@ def _fit_trees(
         min_samples_leaf=rows_per_leaf,
         l2_regularization=settings.l2,
         max_features=settings.share_of_features,
-        monotonic_cst=[0] * z.shape[1] + [1],
+        monotonic_cst=[0] * (expanded.shape[1] - 1) + [1],
         early_stopping=False,
         random_state=seed,
     )
-    return trees.fit(np.column_stack([z, teaching.horizon_d]), teaching.y, sample_weight=teaching.weight)
+    return trees.fit(expanded, teaching.y, sample_weight=teaching.weight)
 
 
 def _fit_logistics(
-    z: FloatArray, teaching: Teaching, settings: Settings, kinds: npt.NDArray[np.str_], failures: IntArray
+    expanded: FloatArray, teaching: Teaching, settings: Settings, kinds: npt.NDArray[np.str_], failures: IntArray
 ) -> dict[str, FloatArray]:
     """For each kind of component with enough failures, and for all together: weights of the columns, then of log horizon
     (never negative), then the intercept."""
-    expanded = np.column_stack([z, np.log(teaching.horizon_d)])
     fitted = {}
     for kind in (POOLED, *np.unique(kinds).tolist()):
         of_kind = np.flatnonzero((kinds == kind) | (kind == POOLED))
@@ -544,7 +556,7 @@ def _fit_logistics(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after 300 steps
             # rows before one failure are copies of each other: what counts as evidence is the number of failures
-            model.fit(expanded[of_kind], y, sample_weight=weight * n_failures / y.sum())
+            model.fit(expanded if kind == POOLED else expanded[of_kind], y, sample_weight=weight * n_failures / y.sum())
         weights = np.append(model.coef_[0], model.intercept_)
         weights[-2] = max(weights[-2], 0.0)
         fitted[str(kind)] = np.asarray(weights)
