@@ -41,6 +41,7 @@ NOTICE_ENDS: Mapping[str, str] = {
     "model.on_hold": "model.released",
     "model.drift": "model.drift_over",
     "alarms.over_budget": "alarms.within_budget",
+    "door.refused": "door.quiet",
 }
 """Kinds of notice and the event that tells their end."""
 

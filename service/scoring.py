@@ -40,6 +40,7 @@ from pipeline.readings import DAY_MS
 from service import store
 from service.alarm_watch import watch_alarms
 from service.cases import CaseDay, text_of
+from service.door_watch import watch_door
 from service.drift_watch import day_rows, watch_drift
 from service.evidence import find_evidence
 from service.hold import HoldRule, judge_days, withdraw_other
@@ -430,10 +431,12 @@ def score_due(
     jobs: int = 1,
     hold_rule: HoldRule = NORMALLY,
 ) -> list[ScoreReport]:
-    """Score the next midnights that are due, a month of them at most; nothing when none is."""
+    """Score the next midnights that are due, a month of them at most; nothing when none is. Look at the door each time."""
     with engine.connect() as connection:
         following = next_midnight(connection, backlog, clock)
     now = clock()
+    with writing(engine) as connection:
+        watch_door(connection, now)
     if following is None:
         return []
     as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]
