@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from prometheus_client import Counter, Gauge, Histogram
@@ -42,6 +42,7 @@ CONNECTED = Gauge("sluicewatch_mqtt_connected", "1 while the broker delivers to 
 COMMIT_SECONDS = Histogram("sluicewatch_ingest_commit_duration_seconds", "Decoding, storing and committing one batch")
 LAG_SECONDS = Gauge("sluicewatch_ingest_lag_seconds", "Now minus the newest event time of the newest commit")
 LAST_COMMIT = Gauge("sluicewatch_ingest_last_commit_timestamp_seconds", "When the newest batch was committed")
+CERTIFICATE_ENDS = Gauge("sluicewatch_mqtt_certificate_expiry_timestamp_seconds", "When the broker's certificate ends; 0: no TLS")
 MISSED = Counter("sluicewatch_sparkplug_messages_missed", "Messages of edge nodes that their sequence numbers miss")
 LOST = Counter("sluicewatch_mqtt_messages_lost_upstream", "Messages that the publishers' own counts miss")
 UNACKED = Gauge("sluicewatch_ingest_unacked_messages", "Messages received and not yet acknowledged")
@@ -53,6 +54,7 @@ NOTICE_STOP_S = 0.25
 STORAGE_SLOW_S = 5.0
 STUCK_S = 120.0
 LONGEST_WAIT_S = 5.0
+WARN_OF_CERTIFICATE = timedelta(days=30)
 REBIRTH_EVERY_S = 60.0
 """An edge node is asked for its births at most so often."""
 EXPIRE_EVERY_S = 3_600.0
@@ -160,6 +162,7 @@ class _Ingest:
                 link.open()
                 ever_connected = True
                 self._connected(True)
+                self._look_at(link.certificate_ends)
                 self._pump(link)
             except BrokerError as error:
                 if not ever_connected:
@@ -294,6 +297,12 @@ class _Ingest:
             log.warning("%d messages were lost on their way to us, by their numbers; most of %s: %d", n, topic, lost[topic])
             with historian.writing(self._engine) as connection:
                 historian.tally(connection, "messages_lost_upstream", n)
+
+    def _look_at(self, certificate_ends: datetime | None) -> None:
+        CERTIFICATE_ENDS.set(certificate_ends.timestamp() if certificate_ends else 0)
+        if certificate_ends and certificate_ends - self._clock() < WARN_OF_CERTIFICATE:
+            days = (certificate_ends - self._clock()).days
+            log.warning("the broker's certificate ends in %d days, on %s; renew it", days, f"{certificate_ends:%Y-%m-%d}")
 
     def _connected(self, connected: bool) -> None:
         self._state.connected = connected

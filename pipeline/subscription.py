@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
@@ -87,11 +88,17 @@ class _BufferedSocket:
         self._received = b""
         self._at = 0
         self._unsent = bytearray()
+        self.alert = ""
+        """What the other side had against our certificate."""
 
     def recv(self, buffer_size: int) -> bytes:
         if self._at == len(self._received):
             self._received, self._at = b"", 0  # recv raises when there is nothing, and must not find the old bytes again
-            self._received = self._sock.recv(65_536)
+            try:
+                self._received = self._sock.recv(65_536)
+            except ssl.SSLError as error:  # since TLS 1.3 it comes after the handshake, and paho keeps it to itself
+                self.alert = _certificate_alert(error)
+                raise
         chunk = self._received[self._at : self._at + buffer_size]
         self._at += len(chunk)
         return chunk
@@ -113,6 +120,10 @@ class _BufferedSocket:
         """How many bytes can be read without the socket becoming readable."""
         below = self._sock.pending() if hasattr(self._sock, "pending") else 0
         return len(self._received) - self._at + int(below)
+
+    def certificate(self) -> dict[str, Any]:
+        """What the other side showed; nothing without TLS."""
+        return (self._sock.getpeercert() or {}) if isinstance(self._sock, ssl.SSLSocket) else {}
 
     def unsent(self) -> int:
         """How many bytes wait for the socket to take them."""
@@ -137,9 +148,20 @@ class _BufferedSocket:
         self._sock.setblocking(flag)
 
 
+def _certificate_alert(error: ssl.SSLError) -> str:
+    reason = str(error.reason or "")
+    if "ALERT" not in reason or not ("CERT" in reason or "CA" in reason):
+        return ""
+    words = reason.partition("ALERT_")[2].replace("_", " ").lower()
+    return f"it refuses our certificate, or that we show none (--mqtt-certificate, --mqtt-key): {words}"
+
+
 class _Client(mqtt.Client):
+    buffered: _BufferedSocket | None = None
+
     def _create_socket(self) -> SocketLike:
-        return _BufferedSocket(cast(socket.socket, super()._create_socket()))
+        self.buffered = _BufferedSocket(cast(socket.socket, super()._create_socket()))
+        return self.buffered
 
 
 class Subscription:
@@ -173,7 +195,7 @@ class Subscription:
         self._address = parse_mqtt_url(settings.mqtt_url)
         self._client = self._make_client()
 
-    def _make_client(self) -> mqtt.Client:
+    def _make_client(self) -> _Client:
         mqtt5 = self._settings.version == "5"
         client = _Client(
             CallbackAPIVersion.VERSION2,
@@ -199,6 +221,12 @@ class Subscription:
         """Whether the inbox should be stored before more is read."""
         return len(self.inbox) >= self._settings.most_messages or self._inbox_bytes >= self._settings.most_bytes
 
+    @property
+    def certificate_ends(self) -> datetime | None:
+        """When the certificate that the broker showed us ends; None without TLS."""
+        shown = self._client.buffered.certificate() if self._client.buffered is not None else {}
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC) if shown else None
+
     def open(self) -> None:
         """Connect and subscribe; the broker may send what it kept for us at once."""
         settings, address = self._settings, self._address
@@ -216,7 +244,9 @@ class Subscription:
                 "trusted are the authority of --mqtt-ca (else this machine's) and the name in the address"
             ) from None
         except OSError as error:
-            raise BrokerError(f"mqtt: cannot reach {address}; {error.strerror or error}") from None
+            alert = _certificate_alert(error) if isinstance(error, ssl.SSLError) else ""
+            why = alert and f"{address}: {alert}"
+            raise BrokerError(f"mqtt: {why or f'cannot reach {address}; {error.strerror or error}'}") from None
         deadline = time.monotonic() + CONNECT_S
         while not self._accepted:
             if time.monotonic() > deadline:
@@ -324,7 +354,8 @@ class Subscription:
             self.subscribed = True
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
-        self._fault = self._fault or str(reason)
+        alert = self._client.buffered.alert if self._client.buffered is not None else ""
+        self._fault = self._fault or alert or str(reason)
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:

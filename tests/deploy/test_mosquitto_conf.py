@@ -1,14 +1,21 @@
 """deploy/mosquitto.conf and its ACL, run for real with keys of the test's own: who gets in, and who may write what."""
 
 import getpass
+import ipaddress
 import os
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Queue
 from typing import Self
@@ -16,8 +23,17 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from prometheus_client import REGISTRY
 
+from pipeline import historian
+from pipeline.ingest import run_ingest
+from pipeline.subscription import BrokerError, IngestSettings, Subscription
+from service import store
 from service.broker import HOST, LIMITS, answers, free_port, tied
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -42,10 +58,19 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site") / "secrets"
     credentials(folder, "init", "broker.example.org")
-    credentials(folder, "certificate", "G1")
+    for name in ("G1", "G3", "ingest-1"):
+        credentials(folder, "certificate", name)
     passwords = {account: credentials(folder, "account", account).strip() for account in ACCOUNTS}
-    ingest_url = (folder / "ingest.env").read_text().strip().removeprefix("SLUICEWATCH_MQTT=")
-    passwords["ingest-1"] = str(urlsplit(ingest_url).password)
+    for name in ("ingest", "check"):
+        url = urlsplit((folder / f"{name}.env").read_text().strip().removeprefix("SLUICEWATCH_MQTT="))
+        passwords[str(url.username)] = str(url.password)
+    with serve(folder, passwords, mosquitto_program) as site:
+        yield site
+
+
+@contextmanager
+def serve(folder: Path, passwords: dict[str, str], program: str) -> Iterator[Site]:
+    """Run the shipped files with the keys in a folder, on ports of our own."""
     site = Site(folder, free_port(), free_port(), passwords)
     text = (DEPLOY / "mosquitto.conf").read_text()
     for shipped, ours in {
@@ -57,10 +82,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> It
     }.items():
         assert shipped in text
         text = text.replace(shipped, ours)
-    (folder / "mosquitto.conf").write_text(f"user {getpass.getuser()}\n{text}")
+    (folder / "mosquitto.conf").write_text(f"user {getpass.getuser()}\npid_file {folder}/pid\n{text}")
     log = folder / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(tied([mosquitto_program, "-c", str(folder / "mosquitto.conf")]), stdout=output, stderr=output)
+        process = subprocess.Popen(tied([program, "-c", str(folder / "mosquitto.conf")]), stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 10
         while not (answers(site.certificate_port) and answers(site.password_port)):
@@ -195,6 +220,7 @@ def test_a_gate_is_who_its_certificate_says(site: Site) -> None:
         ("ingest-1", "spBv1.0/Basin/DCMD/S1/G1", False),
         ("ingest-1", "$oc/devices/S1/sys/commands/1", False),
         ("ingest-1", "sluicewatch/v1/S1/G1/alert", False),
+        ("check", "sluicewatch/v1/S1/G1/motor/telemetry", False),
         ("deliver-1", "sluicewatch/v1/S1/G1/alert", True),
         ("deliver-1", "sluicewatch/v1/S1/G1/command", False),
     ],
@@ -220,6 +246,167 @@ def test_a_client_cannot_take_over_the_session_of_another(site: Site) -> None:
         assert thief.welcome == "Success"
         assert gate.may_write("sluicewatch/v1/S1/G1/status")
         assert gate.ended.empty()
+
+
+@pytest.mark.broker
+def test_a_revoked_certificate_is_refused_once_the_list_is_read_again(site: Site) -> None:
+    with Client(site, site.certificate_port, certificate="G3") as gate:
+        assert gate.welcome == "Success"
+
+    credentials(site.folder, "revoke", "G3")
+    os.kill(int((site.folder / "pid").read_text()), signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    while is_welcome(site, "G3"):
+        assert time.monotonic() < deadline
+    assert is_welcome(site, "G1")
+
+
+def is_welcome(site: Site, name: str) -> bool:
+    """Whether the broker lets our client in by a certificate."""
+    link = Subscription(settings(site, site.certificate_port, name))
+    try:
+        link.open()
+    except BrokerError as refusal:
+        return "certificate revoked" not in str(refusal)
+    finally:
+        link.close()
+    return True
+
+
+def settings(site: Site, port: int, certificate: str = "", account: str = "") -> IngestSettings:
+    """What our own client needs to connect to the site by a certificate or an account."""
+    user = f"{account}:{site.passwords[account]}@" if account else ""
+    return IngestSettings(
+        f"mqtts://{user}{HOST}:{port}",
+        client_id="sluicewatch-test",
+        keep_session=False,
+        ca_file=site.authority,
+        certificate_file=str(site.folder / f"{certificate}.crt") if certificate else None,
+        key_file=str(site.folder / f"{certificate}.key") if certificate else None,
+    )
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("by", ["certificate", "account"])
+def test_our_client_comes_in_by_certificate_or_account_and_hears_the_gates(site: Site, by: str) -> None:
+    link = Subscription(
+        settings(site, site.certificate_port, certificate="ingest-1")
+        if by == "certificate"
+        else settings(site, site.password_port, account="check")
+    )
+    link.open()
+    while not link.subscribed:
+        assert link.turn(10)
+
+    with Client(site, site.certificate_port, certificate="G1") as gate:
+        assert gate.may_write("sluicewatch/v1/S1/G1/motor/telemetry")
+    while not link.inbox:
+        assert link.turn(10)
+    link.close()
+
+    assert [message.topic for message in link.inbox] == ["sluicewatch/v1/S1/G1/motor/telemetry"]
+
+
+@pytest.mark.broker
+def test_our_client_is_told_when_it_shows_no_certificate_where_one_is_asked_for(site: Site) -> None:
+    link = Subscription(settings(site, site.certificate_port))
+
+    with pytest.raises(BrokerError, match=r"refuses our certificate, or that we show none \(--mqtt-certificate, --mqtt-key\)"):
+        link.open()
+    link.close()
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.broker
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves a refused socket to the collector
+@pytest.mark.parametrize(
+    ("name", "starts", "ends", "authority", "told"),
+    [
+        (HOST, -DAY, DAY, "own", None),
+        (HOST, -DAY, DAY, "", "self-signed certificate in certificate chain"),
+        ("other.example.org", -DAY, DAY, "own", f"IP address mismatch, certificate is not valid for '{HOST}'"),
+        (HOST, -2 * DAY, -DAY, "own", "certificate has expired"),
+    ],
+)
+def test_our_client_knows_the_broker_by_authority_name_and_date(
+    site: Site,
+    tmp_path: Path,
+    mosquitto_program: str,
+    name: str,
+    starts: timedelta,
+    ends: timedelta,
+    authority: str,
+    told: str | None,
+) -> None:
+    folder = tmp_path / "secrets"
+    shutil.copytree(site.folder / "mosquitto", folder / "mosquitto")
+    write_certificate(site.folder / "ca.key", folder / "mosquitto", name, starts, ends)
+
+    with serve(folder, site.passwords, mosquitto_program) as other:
+        link = Subscription(
+            replace(settings(other, other.password_port, account="check"), ca_file=other.authority if authority else None)
+        )
+        try:
+            link.open()
+            refusal = None
+        except BrokerError as error:
+            refusal = str(error)
+        link.close()
+
+    assert refusal == (
+        told
+        and f"mqtt: mqtts://{HOST}:{other.password_port} shows a certificate we do not trust: {told}; "
+        "trusted are the authority of --mqtt-ca (else this machine's) and the name in the address"
+    )
+
+
+@pytest.mark.broker
+def test_ingest_warns_of_a_broker_certificate_that_ends_within_a_month(
+    site: Site, tmp_path: Path, mosquitto_program: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "secrets"
+    shutil.copytree(site.folder / "mosquitto", folder / "mosquitto")
+    write_certificate(site.folder / "ca.key", folder / "mosquitto", HOST, -DAY, 20.5 * DAY)
+    engine = historian.connect(f"sqlite:///{tmp_path}/gates.sqlite")
+    store.migrate(engine)
+    stop, deadline = threading.Event(), time.monotonic() + 20
+
+    with serve(folder, site.passwords, mosquitto_program) as other, ThreadPoolExecutor(1) as pool:
+        known = settings(other, other.password_port, account="ingest-1")
+        ingesting = pool.submit(run_ingest, engine, known, stop=stop, clock=lambda: datetime.now(UTC))
+        while "ends in 20 days" not in caplog.text and not ingesting.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        stop.set()
+        ingesting.result(20)
+    engine.dispose()
+
+    assert "the broker's certificate ends in 20 days" in caplog.text
+    ends = REGISTRY.get_sample_value("sluicewatch_mqtt_certificate_expiry_timestamp_seconds") or 0
+    assert ends == pytest.approx((datetime.now(UTC) + 20.5 * DAY).timestamp(), abs=3600)
+
+
+def write_certificate(authority_key: Path, folder: Path, name: str, starts: timedelta, ends: timedelta) -> None:
+    """The broker's certificate as `credentials init` makes it, but for another name or another time."""
+    signer = serialization.load_pem_private_key(authority_key.read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    alternative = x509.IPAddress(ipaddress.ip_address(name)) if name == HOST else x509.DNSName(name)
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(
+            authority.subject, subject, key.public_key(), x509.random_serial_number(), now + starts, now + ends
+        )
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
 @pytest.mark.broker
