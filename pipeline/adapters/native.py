@@ -193,9 +193,7 @@ def _read_clean(payload: bytes, gate: Gate, component: str, declared: Mapping[st
         return None
     if not readings:
         return None
-    if seq is not None and not 0 <= seq < 2**63:
-        seq = None  # it only ever reports
-    return Decoded(readings, _channels(gate_id, component, new), seq=seq)
+    return Decoded(readings, _channels(gate_id, component, new), seq=_count(seq))
 
 
 def _channels(gate_id: str, component: str, units: Mapping[str, str]) -> list[Channel]:
@@ -251,7 +249,12 @@ def _examine(document: Any, gate: Gate, component: str, declared: Mapping[str, s
                     new.setdefault(name, units[name])
         if good:
             readings.append(Reading(gate.gate_id, component, ts_ms, good))
-    return Decoded(readings, _channels(gate.gate_id, component, new), refusals)
+    return Decoded(readings, _channels(gate.gate_id, component, new), refusals, seq=_count(document.get("seq")))
+
+
+def _count(seq: Any) -> int | None:
+    """The publisher's own count, if it is one: it only ever reports, so anything else is passed over."""
+    return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq < 2**63 else None
 
 
 def _parts(item: Any, gate: Gate, now_ms: int) -> tuple[int, dict[str, Any], dict[str, Any]]:

@@ -63,6 +63,13 @@ def test_the_documented_message_becomes_one_reading() -> None:
     )
 
 
+def test_a_message_that_is_refused_in_part_still_counts_in_its_publishers_sequence() -> None:
+    found = decode({"seq": 4711, **one({"winding.temperature": 30, "velocity_rms": "fast"}, units={"velocity_rms": "mm/s"})})
+
+    assert reasons(found) == ["wrong_shape"]
+    assert found.seq == 4711
+
+
 def test_a_batch_becomes_its_readings_in_order() -> None:
     items = [one({"winding.temperature": 30 + n}, f"2026-03-01T08:0{n}:00+00:00") for n in range(3)]
 
