@@ -185,6 +185,7 @@ class Watch:
         self._strays: dict[str, None] = {}
         self._alike: set[str] = set()
         self._strangers: Counter[tuple[str, str]] = Counter()
+        self._introduced: dict[str, Channel] = {}
         self._status = ""
         self._went_offline = 0
 
@@ -215,6 +216,9 @@ class Watch:
             _, _, n = self._refused.get(kind, (refusal, "", 0))
             if n or len(self._refused) < REMEMBERED:
                 self._refused[kind] = (refusal, message.topic, n + 1)
+        if found.joins is not None:
+            self._introduced |= {channel.key: channel for channel in found.channels}
+            self._fleet.learn(found.channels)
         source = self._sources.setdefault(message.topic.partition("?")[0], _Source())
         source.messages += 1
         said = _peek(message.payload) if dialect == "native" else {}
@@ -303,7 +307,13 @@ class Watch:
 
     def _registration(self) -> Iterator[Finding]:
         if self._declared.registered is False:
-            yield Finding("wrong", f"gate {self._gate_id} is not registered: ingest refuses it", "import or register it first")
+            mend = "import it first, or let it introduce itself (discovery) where `ingest --allow-discovery` runs"
+            yield Finding("wrong", f"gate {self._gate_id} is not registered: ingest refuses it", mend)
+        if self._introduced and not self._declared.registered:
+            text = (
+                f"it introduces itself with {len(self._introduced)} channels, which counts where `ingest --allow-discovery` runs"
+            )
+            yield Finding("note", text)
 
     def _names(self) -> Iterator[Finding]:
         for topic in list(self._strays)[:5]:
@@ -448,7 +458,8 @@ class Watch:
             yield Finding("wrong", text, "look at its connection; by its standard Sparkplug is QoS 0")
 
     def _missing(self, seconds: float) -> Iterator[Finding]:
-        for channel in self._declared.channels:
+        declared = {channel.key: channel for channel in self._declared.channels} | self._introduced
+        for channel in declared.values():
             if channel.key in self._arriving:
                 continue
             if channel.interval_s is not None and channel.interval_s > seconds / 2:
@@ -457,8 +468,7 @@ class Watch:
             else:
                 mend = "is the sensor connected, and its name the declared one? Else take it from the declaration"
                 yield Finding("missing", f"{channel.key}: declared, and silent for {seconds:.0f} s", mend)
-        known = [*self._arriving, *(channel.key for channel in self._declared.channels)]
-        quantities = {name.rpartition(".")[2] for name in known}
+        quantities = {name.rpartition(".")[2] for name in (*self._arriving, *declared)}
         if not quantities & {"velocity_rms", "acceleration_rms"}:
             text = "no vibration: a forecast needs velocity_rms or acceleration_rms of a component"
             yield Finding("missing", text, "send it; docs/dataset.md has quantities and units")

@@ -306,3 +306,18 @@ def test_a_burst_arrives_as_what_it_tells() -> None:
     assert shown["motor.bearing_de.acceleration_rms"] == pytest.approx(0.5**0.5, rel=0.01)
     assert "no vibration" not in told(report)
     assert "no temperature" in told(report, "missing")
+
+
+def test_what_a_gate_introduced_itself_with_is_missed_and_needs_no_unit() -> None:
+    channels = [
+        {"component": "motor", "quantity": name, "unit": unit} for name, unit in (("velocity_rms", "m/s"), ("current", "A"))
+    ]
+    discovery = ("sluicewatch/v1/S3/S3-G1/discovery", json.dumps({"channels": channels}).encode(), 0.0)
+
+    report = check(discovery, reading(1, {"velocity_rms": 0.0013}, units=None))
+
+    assert [(arriving.channel, arriving.newest, arriving.sent_in) for arriving in report.arriving] == [
+        ("motor.velocity_rms", 1.3, "m/s")
+    ]
+    assert "motor.current: declared, and silent" in told(report, "missing")
+    assert "it introduces itself with 2 channels" in told(report, "note")
