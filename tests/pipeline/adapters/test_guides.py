@@ -16,8 +16,9 @@ from pipeline.spectra import Machine
 ROOT = Path(__file__).parents[3]
 NOW_MS = 1_772_353_200_000  # 2026-03-01T08:20:00Z
 
-JSON = re.compile(r"mosquitto_pub -q 1 -t '([^']+)' -m '([^']+)'")
-BINARY = re.compile(r"echo ([0-9a-f]+) \|\n  xxd -r -p \| mosquitto_pub -t '([^']+)' -s")
+JSON = re.compile(r"mosquitto_pub -q 1 (?:-r )?-t '([^']+)' -m '((?:[^']|'\$\(date -u [^)]+\)')+)'")
+DATE = re.compile(r"'\$\(date -u [^)]+\)'")  # the shell puts the present here
+BINARY = re.compile(r"echo ([0-9a-f]+) \|\s+xxd -r -p \| mosquitto_pub -t '([^']+)' -s")
 
 
 class SampleBasin:
@@ -42,7 +43,7 @@ def page(name: str) -> str:
 
 
 def messages(text: str) -> list[Message]:
-    found = [Message(topic, payload.encode()) for topic, payload in JSON.findall(text)]
+    found = [Message(topic, DATE.sub("2026-03-01T08:19:59Z", payload).encode()) for topic, payload in JSON.findall(text)]
     return found + [Message(topic, bytes.fromhex(payload)) for payload, topic in BINARY.findall(text)]
 
 
@@ -52,6 +53,7 @@ def messages(text: str) -> list[Message]:
         (
             "native.md",
             [
+                ("DSH-S3-G1", "motor", "2026-03-01T08:19:59.000", {"velocity_rms": 1.31}),
                 (
                     "DSH-S3-G1",
                     "motor",
@@ -65,6 +67,7 @@ def messages(text: str) -> list[Message]:
         (
             "iotda.md",
             [
+                ("DSH-S3-G1", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.31}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.000", {"velocity_rms": 1.31, "kurtosis": 3.4}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.250", {"winding.temperature": 46.2}),
                 ("DSH-S3-G2", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.02}),
@@ -73,6 +76,7 @@ def messages(text: str) -> list[Message]:
         (
             "thingsboard.md",
             [
+                ("DSH-S3-G1", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.3, "winding.temperature": 38.7}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.000", {"velocity_rms": 1.3, "winding.temperature": 38.7}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:16:00.000", {"velocity_rms": 1.4, "winding.temperature": 38.9}),
                 ("DSH-S3-G2", "motor", "2026-03-01T08:15:00.000", {"winding.temperature": 31.5}),
@@ -81,6 +85,7 @@ def messages(text: str) -> list[Message]:
         (
             "sparkplug.md",
             [
+                ("DSH-S3-G1", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.25, "bearing_de.temperature": 31.5}),
                 ("DSH-S3-G1", "motor", "2026-01-01T00:00:00.500", {"velocity_rms": 1.25, "bearing_de.temperature": 31.5}),
                 ("DSH-S3-G1", "gearbox", "2026-01-01T00:00:00.500", {"oil.temperature": -5}),
                 ("DSH-S3-G1", "leaf", "2026-01-01T00:00:00.500", {"opening": 0.35}),
