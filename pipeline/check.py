@@ -303,6 +303,7 @@ class Watch:
         else:
             findings = [*self._registration(), *self._names(), *self._silence()]
         arriving = tuple(arriving for _, arriving in sorted(self._arriving.items()))
+        findings.sort(key=lambda finding: ("wrong", "missing", "note").index(finding.kind))
         return Report(self._gate_id, self._messages, arriving, tuple(findings))
 
     def _registration(self) -> Iterator[Finding]:

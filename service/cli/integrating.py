@@ -173,9 +173,10 @@ def _lines(report: Report, now_ms: int) -> Iterator[str]:
     for finding in report.findings:
         yield f"{finding.kind:<7}  {finding.text}" + (f" -> {finding.mend}" if finding.mend else "")
     wrong = sum(finding.kind != "note" for finding in report.findings)
+    messages = f"{report.messages} message{'s' * (report.messages != 1)}"
     yield {
-        "well": f"all is well with {report.gate_id}: {report.messages} messages",
-        "wrong": f"{wrong} to be mended; {report.messages} messages of {report.gate_id} came",
+        "well": f"all is well with {report.gate_id}: {messages}",
+        "wrong": f"{wrong} to be mended; {messages} of {report.gate_id} came",
         "nothing": f"nothing of {report.gate_id} came",
     }[report.verdict]
 

@@ -53,7 +53,7 @@ def messages(text: str) -> list[Message]:
         (
             "native.md",
             [
-                ("DSH-S3-G1", "motor", "2026-03-01T08:19:59.000", {"velocity_rms": 1.31}),
+                ("DSH-S3-G1", "motor", "2026-03-01T08:19:59.000", {"velocity_rms": 1.31, "winding.temperature": 38.7}),
                 (
                     "DSH-S3-G1",
                     "motor",
@@ -68,6 +68,7 @@ def messages(text: str) -> list[Message]:
             "iotda.md",
             [
                 ("DSH-S3-G1", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.31}),
+                ("DSH-S3-G1", "motor", "2026-03-01T08:20:00.000", {"winding.temperature": 46.2}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.000", {"velocity_rms": 1.31, "kurtosis": 3.4}),
                 ("DSH-S3-G1", "motor", "2026-03-01T08:15:00.250", {"winding.temperature": 46.2}),
                 ("DSH-S3-G2", "motor", "2026-03-01T08:20:00.000", {"velocity_rms": 1.02}),
