@@ -27,7 +27,8 @@ FROM ${BASE_IMAGE}
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
-    SLUICEWATCH_REGISTRY=/var/lib/sluicewatch/registry
+    SLUICEWATCH_REGISTRY=/var/lib/sluicewatch/registry \
+    SLUICEWATCH_BURSTS=/var/lib/sluicewatch/bursts
 RUN groupadd --gid 10001 sluicewatch \
  && useradd --uid 10001 --gid sluicewatch --home-dir /var/lib/sluicewatch --create-home --shell /usr/sbin/nologin sluicewatch
 COPY --from=build /opt/venv /opt/venv

@@ -200,6 +200,8 @@ tallies = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
+_RAW_FROM = "raw_from_ms"
+_SERIES_AT_ONCE = 50
 QUARANTINE_ROWS = 10_000
 QUARANTINE_PAYLOAD_BYTES = 4096
 
@@ -451,6 +453,36 @@ def load_tallies(connection: Connection) -> dict[str, int]:
     return {row.name: row.value for row in connection.execute(sa.select(tallies))}
 
 
+def forget_readings(engine: Engine, before_ms: int) -> int:
+    """Delete raw readings from before a UTC midnight (epoch ms); what operations and days showed stays. Return how many rows.
+
+    Days that are still to be cut keep theirs, and later ones with them. First it is written down from when on there are readings,
+    so that a late one can never make an old day anew from itself alone; then some series are deleted at a time, because ingest
+    must not wait long.
+    """
+    with writing(engine) as connection:
+        edge_ms = raw_from_ms(connection)
+        uncut_ms = connection.scalar(sa.select(sa.func.min(dirty_days.c.day_ms)).where(dirty_days.c.day_ms >= edge_ms))
+        new_edge_ms = before_ms if uncut_ms is None else min(before_ms, uncut_ms)
+        if new_edge_ms <= edge_ms:
+            return 0
+        tally(connection, _RAW_FROM, new_edge_ms - edge_ms)
+        connection.execute(sa.delete(dirty_days).where(dirty_days.c.day_ms < new_edge_ms))
+        series_ids = list(connection.scalars(sa.select(channels.c.series_id).distinct().order_by(channels.c.series_id)))
+    deleted = 0
+    for start in range(0, len(series_ids), _SERIES_AT_ONCE):
+        some = series_ids[start : start + _SERIES_AT_ONCE]
+        with writing(engine) as connection:
+            old = sa.and_(readings.c.series_id.in_(some), readings.c.ts_ms < new_edge_ms)
+            deleted += connection.execute(sa.delete(readings).where(old)).rowcount
+    return deleted
+
+
+def raw_from_ms(connection: Connection) -> int:
+    """From when on (epoch ms) raw readings are kept; 0 while none were forgotten."""
+    return connection.scalar(sa.select(tallies.c.value).where(tallies.c.name == _RAW_FROM)) or 0
+
+
 def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep what could not be used (received_at, topic, payload, reason, detail); the oldest go beyond 10,000 rows."""
     if not rows:
@@ -556,10 +588,11 @@ def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequenc
 
 
 def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, list[int]]:
-    """Days (epoch ms) before `before_ms` whose operations must be made anew, by gate."""
+    """Days (epoch ms) before `before_ms` whose operations must be made anew, by gate; not those whose readings were forgotten."""
+    since_ms = raw_from_ms(connection)
     query = (
         sa.select(dirty_days)
-        .where(dirty_days.c.gate_id.in_(list(gate_ids)), dirty_days.c.day_ms < before_ms)
+        .where(dirty_days.c.gate_id.in_(list(gate_ids)), dirty_days.c.day_ms.between(since_ms, before_ms - 1))
         .order_by(dirty_days.c.gate_id, dirty_days.c.day_ms)
     )
     found: dict[str, list[int]] = {}

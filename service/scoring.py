@@ -366,9 +366,12 @@ def run_scoring(
     public_url: str = "",
     jobs: int = 1,
     hold_rule: HoldRule = NORMALLY,
+    keep_readings: timedelta | None = None,
     state: ScoringState | None = None,
 ) -> None:
     """Be the `score` process: score each midnight once the clock has passed it by `grace`, with the champion of the day.
+
+    After each scored day raw readings older than `keep_readings` are forgotten; none where it is None.
 
     A day that cannot be scored is tried again; a champion that cannot be loaded leaves the one before it at work.
 
@@ -399,6 +402,9 @@ def run_scoring(
                 hold_rule=hold_rule,
             )
             state.fault = ""
+            if reports and keep_readings is not None:
+                forgotten = historian.forget_readings(engine, to_ms(reports[-1].as_of - keep_readings))
+                log.info("%d raw readings are older than %d days and forgotten", forgotten, keep_readings.days)
         except Exception as error:  # the outermost loop: one day's trouble must not end the days after it
             log.exception("a day could not be scored; trying again")
             state.fault = f"{type(error).__name__}: {error}"

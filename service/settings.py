@@ -34,6 +34,7 @@ class Settings(BaseModel):
     clock : ``wall`` scores by the time of day; ``data`` by the newest event time, for a replay or a demo
     grace_s : how long after midnight a day is scored, so that late readings may come in
     backlog_days : a first run, or one after a long pause, goes back no further
+    keep_readings_days : raw readings older than this are forgotten; 0 keeps them for ever
     hold_share, hold_gates : a day on which more gates than both open cases puts the model on hold (`service.hold`)
     webhook_allow_cidrs : networks of on-premises receivers, comma separated
     webhook_ports : ports a receiver may have; with `webhook_allow_loopback` any
@@ -48,6 +49,7 @@ class Settings(BaseModel):
     clock: Literal["wall", "data"] = "wall"
     grace_s: float = Field(default=900.0, ge=0, le=86_400)
     backlog_days: int = Field(default=60, ge=1, le=3_660)
+    keep_readings_days: int = Field(default=0, ge=0, le=36_500)
     hold_share: float = Field(default=HoldRule().share, gt=0, le=1)
     hold_gates: int = Field(default=HoldRule().gates, ge=1)
     secret_key: str | None = Field(default=None, repr=False)
@@ -119,6 +121,11 @@ class Settings(BaseModel):
     def hold_rule(self) -> HoldRule:
         """From when on cases are too many to be told of before a person has looked."""
         return HoldRule(self.hold_share, self.hold_gates)
+
+    @property
+    def keep_readings(self) -> timedelta | None:
+        """`keep_readings_days`; None is for ever."""
+        return timedelta(days=self.keep_readings_days) if self.keep_readings_days else None
 
     @property
     def grace(self) -> timedelta:

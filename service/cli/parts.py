@@ -67,6 +67,13 @@ mapping_option = option(
 sparkplug_rebirth_option = option(
     "--sparkplug-rebirth", is_flag=True, help="Ask Sparkplug's edge nodes for their births when we miss them."
 )
+keep_readings_option = option(
+    "--keep-readings-days",
+    type=click.IntRange(0, 36_500),
+    default=0,
+    show_default=True,
+    help="Forget raw readings that are older; operations and forecasts stay. 0: keep all.",
+)
 allow_discovery_option = option(
     "--allow-discovery", is_flag=True, help="Let devices declare their channels, and gates nobody knows, by themselves."
 )

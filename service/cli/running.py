@@ -16,6 +16,7 @@ from service.cli.parts import (
     database_option,
     health,
     health_option,
+    keep_readings_option,
     load_mapping,
     mapping_option,
     mqtt_option,
@@ -74,6 +75,7 @@ def demo(**settings: Any) -> None:
 @secret_key_option
 @receiver_options
 @bursts_option
+@keep_readings_option
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 behind a TLS proxy.")
 @option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of console and API.")
 def up(
@@ -190,6 +192,7 @@ def ingest(
 @public_url_option
 @option("--grace-s", type=float, default=900.0, show_default=True, help="Wait after midnight for late readings (wall clock).")
 @option("--backlog-days", type=int, default=60, show_default=True, help="A first run goes back no further.")
+@keep_readings_option
 @option("--hold-share", type=float, default=0.2, show_default=True, help="More of the gates with new cases in a day: on hold.")
 @option("--hold-gates", type=int, default=3, show_default=True, help="Fewer gates with new cases never put a model on hold.")
 @option("--every-s", type=click.FloatRange(0.05, 3600), default=60.0, show_default=True, help="How often to look for a day.")
@@ -224,6 +227,7 @@ def score(health_port: int | None, every_s: float, jobs: int, **given: Any) -> N
             public_url=settings.public_url,
             jobs=jobs,
             hold_rule=settings.hold_rule,
+            keep_readings=settings.keep_readings,
             state=state,
         )
 
