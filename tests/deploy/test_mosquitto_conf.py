@@ -2,12 +2,14 @@
 
 import getpass
 import ipaddress
+import json
 import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -305,6 +307,30 @@ def test_our_client_comes_in_by_certificate_or_account_and_hears_the_gates(site:
     link.close()
 
     assert [message.topic for message in link.inbox] == ["sluicewatch/v1/S1/G1/motor/telemetry"]
+
+
+@pytest.mark.broker
+def test_check_hears_a_gate_through_its_own_account_and_ends_nobodys_session(site: Site) -> None:
+    url = f"mqtts://check:{site.passwords['check']}@{HOST}:{site.password_port}"
+    command = [sys.executable, "-m", "service.cli", "check", "--mqtt", url, "--mqtt-ca", site.authority, "--gate", "G1", "--json"]
+    values = {"velocity_rms": 1.31, "winding.temperature": 38.7, "moving": 1}
+    units = {"velocity_rms": "mm/s", "winding.temperature": "degC", "moving": "1"}
+    body = {"t": datetime.now(UTC).isoformat(), "values": values, "units": units}
+
+    with Client(site, site.password_port, "ingest-1") as ingest, Client(site, site.certificate_port, certificate="G1") as gate:
+        ingest.subscribe("sluicewatch/v1/#")
+        check = subprocess.Popen(command, cwd=DEPLOY.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert check.stderr is not None
+        assert "listening for G1" in check.stderr.readline()
+        gate.mqtt.publish("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps(body), qos=1)
+        assert gate.answers.get(timeout=10) == "Success"
+        check.send_signal(signal.SIGINT)
+        output, _ = check.communicate(timeout=20)
+
+        assert ingest.messages.get(timeout=10).topic == "sluicewatch/v1/S1/G1/motor/telemetry"
+        assert ingest.ended.empty()
+    assert (check.returncode, json.loads(output)["findings"]) == (0, [])
+    assert site.passwords["check"] not in output
 
 
 @pytest.mark.broker
