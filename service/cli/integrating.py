@@ -69,7 +69,7 @@ def check(
     """
     from pipeline import historian
     from pipeline.check import Watch
-    from pipeline.subscription import IngestSettings, Subscription, parse_mqtt_url
+    from pipeline.subscription import BrokerError, IngestSettings, Subscription, parse_mqtt_url
 
     address = parse_mqtt_url(mqtt)
     if _ACCOUNT_OF_A_PROCESS.match(address.user or ""):
@@ -100,6 +100,12 @@ def check(
                 if progress is not None:
                     progress(int(seconds - left_s), int(seconds))
         report = watch.report(time.monotonic() - began)
+    except BrokerError as error:
+        if not link.subscribed:
+            raise
+        raise BrokerError(
+            f"{error}; the connection ended while it listened: a second client of one account ends the first"
+        ) from None
     finally:
         link.close()
     now_ms = historian.to_ms(wall())

@@ -311,17 +311,13 @@ def test_our_client_comes_in_by_certificate_or_account_and_hears_the_gates(site:
 
 @pytest.mark.broker
 def test_check_hears_a_gate_through_its_own_account_and_ends_nobodys_session(site: Site) -> None:
-    url = f"mqtts://check:{site.passwords['check']}@{HOST}:{site.password_port}"
-    command = [sys.executable, "-m", "service.cli", "check", "--mqtt", url, "--mqtt-ca", site.authority, "--gate", "G1", "--json"]
     values = {"velocity_rms": 1.31, "winding.temperature": 38.7, "moving": 1}
     units = {"velocity_rms": "mm/s", "winding.temperature": "degC", "moving": "1"}
     body = {"t": datetime.now(UTC).isoformat(), "values": values, "units": units}
 
     with Client(site, site.password_port, "ingest-1") as ingest, Client(site, site.certificate_port, certificate="G1") as gate:
         ingest.subscribe("sluicewatch/v1/#")
-        check = subprocess.Popen(command, cwd=DEPLOY.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert check.stderr is not None
-        assert "listening for G1" in check.stderr.readline()
+        check = start_check(site)
         gate.mqtt.publish("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps(body), qos=1)
         assert gate.answers.get(timeout=10) == "Success"
         check.send_signal(signal.SIGINT)
@@ -331,6 +327,26 @@ def test_check_hears_a_gate_through_its_own_account_and_ends_nobodys_session(sit
         assert ingest.ended.empty()
     assert (check.returncode, json.loads(output)["findings"]) == (0, [])
     assert site.passwords["check"] not in output
+
+
+@pytest.mark.broker
+def test_a_second_check_under_one_account_ends_the_first_with_a_clear_line(site: Site) -> None:
+    first = start_check(site)
+    with Client(site, site.password_port, "check"):
+        _, told = first.communicate(timeout=20)
+
+    assert first.returncode == 2
+    assert told.strip().endswith("the connection ended while it listened: a second client of one account ends the first")
+
+
+def start_check(site: Site) -> "subprocess.Popen[str]":
+    """A `sluicewatch check` of G1 that listens."""
+    url = f"mqtts://check:{site.passwords['check']}@{HOST}:{site.password_port}"
+    command = [sys.executable, "-m", "service.cli", "check", "--mqtt", url, "--mqtt-ca", site.authority, "--gate", "G1", "--json"]
+    check = subprocess.Popen(command, cwd=DEPLOY.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert check.stderr is not None
+    assert "listening for G1" in check.stderr.readline()
+    return check
 
 
 @pytest.mark.broker
