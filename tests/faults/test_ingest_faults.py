@@ -12,21 +12,28 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import paho.mqtt.client as mqtt
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.engine import Engine
 
 from pipeline import historian
+from pipeline.dataset import Dataset, open_dataset
 from pipeline.historian import to_ms
+from pipeline.readings import QUANTITIES
+from pipeline.simulator import write_dataset
+from pipeline.transfer import import_readings, register_fleet
 from service import store
 from service.broker import Broker
+from service.live_features import load_features, refresh_operations
 from tests.checker import Account, Published, account, stored_values
 from tests.faults import ingest_workers as workers
 
@@ -207,3 +214,115 @@ def test_a_broker_that_is_killed_loses_at_most_what_came_since_its_last_save(
     # autosave_interval 1: a second's messages, and what came while a save was under way
     assert len(found.lost) <= RESTARTS * 100 * 1.5
     log.info("%d kills of the broker: %d of %d lost", RESTARTS, len(found.lost), len(published.acknowledged))
+
+
+SEEDS = range(10 if KILLS >= 100 else 2)
+REPLAYED_DAYS, REPLAYED_GATES = (7, 20) if KILLS >= 100 else (4, 2)
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("replayed") / "fleet"
+    write_dataset(folder, gates=REPLAYED_GATES, days=REPLAYED_DAYS, seed=12, heartbeat_min=30, start=date(2026, 2, 1))
+    return open_dataset(folder)
+
+
+def known_fleet(url: str, dataset: Dataset) -> Engine:
+    engine = historian.connect(url)
+    store.migrate(engine)
+    with historian.writing(engine) as connection:
+        register_fleet(connection, dataset, workers.NOW)
+    return engine
+
+
+def as_messages(dataset: Dataset) -> list[tuple[float, str, bytes]]:
+    """A message for each component and instant: when it was measured, its topic and its payload."""
+    stations = dict(zip(dataset.gates["gate_id"], dataset.gates["station_id"], strict=True))
+    found = []
+    for gate_id in dataset.gate_ids:
+        for row in dataset.readings(gate_id).to_dict("records"):
+            at = row.pop("ts")
+            by_component: dict[str, dict[str, float]] = {}
+            for key, value in row.items():
+                component, _, name = str(key).partition(".")
+                if value == value:
+                    by_component.setdefault(component, {})[name] = value
+            for component, values in by_component.items():
+                topic = f"sluicewatch/v1/{stations[gate_id]}/{gate_id}/{component}/telemetry"
+                units = {name: QUANTITIES[name.rpartition(".")[2]].unit for name in values}
+                found.append(
+                    (at.timestamp(), topic, json.dumps({"t": at.isoformat(), "values": values, "units": units}).encode())
+                )
+    return sorted(found)
+
+
+def spoilt(messages: list[tuple[float, str, bytes]], chance: random.Random) -> list[tuple[str, bytes]]:
+    """5 % repeated, 20 % shuffled within 10 minutes, 2 % late by up to 3 days."""
+    order = []
+    for at, topic, payload in messages:
+        when = at
+        if chance.random() < 0.2:
+            when += chance.uniform(0.0, 600.0)
+        if chance.random() < 0.02:
+            when += chance.uniform(0.0, 3 * 86_400.0)
+        order.append((when, topic, payload))
+        if chance.random() < 0.05:
+            order.append((when + chance.uniform(0.0, 600.0), topic, payload))
+    return [(topic, payload) for _, topic, payload in sorted(order)]
+
+
+def all_that_follows(engine: Engine, dataset: Dataset) -> tuple[list[object], pd.DataFrame]:
+    """Operations and days as they are stored, and the feature rows of every midnight."""
+    gate_ids = dataset.gate_ids
+    end = workers.NOW
+    refresh_operations(engine, gate_ids, end)
+    as_ofs = [datetime(2026, 2, 2, tzinfo=UTC) + timedelta(days=day) for day in range(REPLAYED_DAYS)]
+    with engine.connect() as connection:
+        names = historian.load_summary_names(connection, gate_ids)
+        kept: list[object] = []
+        for gate_id in gate_ids:
+            for told_of, load in (("operations", historian.load_operations), ("days", historian.load_days)):
+                # the order of a summary's numbers is that in which channels became known
+                order = np.argsort(np.array(names[gate_id, told_of]))
+                for *at, summary in load(connection, gate_id, 0, 2**52):
+                    kept.append((gate_id, told_of, *at, np.frombuffer(summary)[order[: len(summary) // 8]].tobytes()))
+        return kept, load_features(connection, gate_ids, as_ofs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_late_repeated_and_shuffled_messages_and_kills_change_nothing(
+    mosquitto: Broker, tmp_path: Path, replayed: Dataset, seed: int
+) -> None:
+    chance = random.Random(seed)
+    url = f"sqlite:///{tmp_path}/replayed.sqlite"
+    clean, engine = known_fleet(f"sqlite:///{tmp_path}/clean.sqlite", replayed), known_fleet(url, replayed)
+    import_readings(clean, replayed)
+    messages = spoilt(as_messages(replayed), chance)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="gateway", clean_session=False)
+    client.max_queued_messages_set(0)
+    client.connect("127.0.0.1", mosquitto.port)
+    client.loop_start()
+    with ingesting(url, mosquitto):
+        time.sleep(1.0)
+
+    quarter = -(-len(messages) // 4)
+    for start in range(0, len(messages), quarter):
+        with ingesting(url, mosquitto):
+            sent = [client.publish(topic, payload, qos=1) for topic, payload in messages[start : start + quarter]]
+            for one in sent:
+                one.wait_for_publish(60)
+            time.sleep(chance.uniform(0.0, 0.3))
+    client.disconnect()
+    client.loop_stop()
+    wanted = stored_values(clean, replayed.gate_ids)
+    with ingesting(url, mosquitto) as process:
+        eventually(lambda: len(stored_values(engine, replayed.gate_ids)) >= len(wanted), 60)
+        process.terminate()
+        process.join(20)
+
+    assert stored_values(engine, replayed.gate_ids) == wanted
+    (kept, rows), (expected, expected_rows) = (all_that_follows(one, replayed) for one in (engine, clean))
+    assert kept == expected
+    pd.testing.assert_frame_equal(rows, expected_rows, rtol=0, atol=0)
+    clean.dispose()
+    engine.dispose()
