@@ -37,8 +37,12 @@ COLD_AFTER_MS = 3 * 3_600_000
 """A point that has rested this long is about as warm as its house; what it still shows beyond its siblings is bias."""
 
 SPIKE_IN_MOTION, SPIKE_BESIDE, SPIKE_K = 1.8, 1.6, 8.0
-"""A lone sample is a spike at this many times its operation's median and its neighbours (vibration and current, in motion
-only: a neighbour at work shakes a gate at rest), or at this many kelvin above both neighbours."""
+"""A lone sample is a spike at this many times its operation's median and its neighbours (vibration and current), or at this many
+kelvin above both neighbours."""
+
+SPIKE_AT_REST = {"velocity_rms": 5.5, "acceleration_rms": 3.0}
+"""At rest, where a neighbour at work shakes a gate, it is one at this many times its day's median, while no other of these
+channels is. It counts against the sensor and is left out of nothing."""
 
 SCALED = ("velocity_rms", "acceleration_rms", "acceleration_peak", "current")
 """Quantities whose sensor has a gain: what spoils it multiplies."""
@@ -69,11 +73,11 @@ class Segmented:
     days : DataFrame
         One row per UTC day with any reading: ``day_ms``, ``readings`` (rows that day), ``last_ms`` (the newest) and, per
         channel, what tells whether its sensor is to be believed, NaN on a day without a sample of it: ``<key>:n_op`` and
-        ``:n_rest`` (samples in motion and at rest), ``:seen_ms`` (the newest), ``:spikes`` among ``:n_spiky`` samples, ``:top``
-        (the greatest value in motion) and ``:at_top`` (how many samples equal it), ``:same`` (how many samples up to the last
-        one equal it), ``:same_ops`` (in how many operations all did), ``:last`` (that value), ``:move`` (mean in motion),
-        ``:flat`` (1 where all at rest are equal) and ``:rest`` (mean at rest without the highest tenth; for temperatures only
-        where the gate has stood for 3 hours).
+        ``:n_rest`` (samples in motion and at rest), ``:seen_ms`` (the newest), ``:spikes`` among ``:n_spiky`` samples that could
+        tell, ``:top`` (the greatest value in motion) and ``:at_top`` (how many samples equal it), ``:same`` (how many samples up
+        to the last one equal it), ``:same_ops`` (in how many operations all did), ``:last`` (that value), ``:move`` (mean in
+        motion), ``:flat`` (1 where all at rest are equal) and ``:rest`` (mean at rest without the highest tenth; for temperatures
+        only where the gate has stood for 3 hours).
     """
 
     operations: pd.DataFrame
@@ -121,6 +125,7 @@ def segment(readings: pd.DataFrame) -> Segmented:
         "last_ms": _greatest(ts_ms, day, len(day_numbers)).astype(np.int64),
     }
     stood_ms = _stood(ts_ms, starts, ends)
+    told_at_rest, raised = _raised_at_rest(values, by_quantity, np.where(member < 0, day, -1), len(day_numbers))
     for name in sorted(values):
         quantity = quantity_of(name)
         if not quantity:
@@ -133,6 +138,10 @@ def segment(readings: pd.DataFrame) -> Segmented:
             operations |= {f"{name}:{what}": column for what, column in samples.described(quantity, spiky).items()}
         if quantity in JUDGED:
             told |= samples.watched(quantity, spiky)
+        if name in raised:
+            lone = samples.stand_alone() & raised[name][use]
+            told["spikes"] += np.bincount(samples.day[lone], minlength=len(day_numbers))
+            told["n_spiky"] += np.bincount(samples.day[told_at_rest[name][use]], minlength=len(day_numbers))
         silent = np.isnan(told["seen_ms"])
         days |= {f"{name}:{what}": np.where(silent, np.nan, column) for what, column in told.items()}
     return Segmented(pd.DataFrame(operations), pd.DataFrame(days))
@@ -213,15 +222,20 @@ class _Samples:
             return spiky
         if quantity not in SCALED or not len(value):
             return spiky
-        before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
-        same_before = np.append(False, self.operation[1:] == self.operation[:-1])
-        same_after = np.append(same_before[1:], False)
-        beside = np.fmax(np.where(same_before, before, np.nan), np.where(same_after, after, np.nan))
         in_motion = self.operation >= 0
         middle = grouped_median(value, self.operation, self.n_operations)
         typical = middle[self.operation[in_motion]]
-        spiky[in_motion] = (value > SPIKE_BESIDE * beside)[in_motion] & (value[in_motion] > SPIKE_IN_MOTION * typical)
+        spiky[in_motion] = self.stand_alone()[in_motion] & (value[in_motion] > SPIKE_IN_MOTION * typical)
         return spiky
+
+    def stand_alone(self) -> np.ndarray:
+        """Which samples are far above those beside them of the same operation, or of the same rest of a day."""
+        value = self.value
+        before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
+        same_before = np.append(False, (self.operation[1:] == self.operation[:-1]) & (self.day[1:] == self.day[:-1]))
+        same_after = np.append(same_before[1:], False)
+        beside = np.fmax(np.where(same_before, before, np.nan), np.where(same_after, after, np.nan))
+        return np.asarray(value > SPIKE_BESIDE * beside)
 
     def described(self, quantity: str, spiky: np.ndarray) -> dict[str, np.ndarray]:
         """What each operation shows of the channel."""
@@ -265,6 +279,25 @@ class _Samples:
             "flat": np.where(np.isnan(spread), np.nan, spread == 0.0),
             "rest": _low_mean(value, np.where(cold, day, -1), n_days),
         }
+
+
+def _raised_at_rest(
+    values: dict[str, np.ndarray], by_quantity: dict[str, list[str]], resting_day: np.ndarray, n_days: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Rows at rest that tell whether each vibration channel is raised while no other is, and those in which it is.
+
+    A row tells only if another channel was measured then: what shakes the gate shakes more than one.
+    """
+    told, high = {}, {}
+    for quantity, limit in SPIKE_AT_REST.items():
+        for name in by_quantity.get(quantity, []):
+            usual = np.append(grouped_median(values[name], resting_day, n_days), np.nan)[resting_day]
+            told[name] = np.isfinite(values[name]) & (usual > 0.0)
+            high[name] = told[name] & (values[name] > limit * usual)
+    n_told, n_high = (sum(rows.values(), np.zeros(len(resting_day), dtype=int)) for rows in (told, high))
+    return {name: rows & (n_told > 1) for name, rows in told.items()}, {
+        name: rows & (n_told > 1) & (n_high == 1) for name, rows in high.items()
+    }
 
 
 def _stood(ts_ms: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

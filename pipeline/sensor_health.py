@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from pipeline.channel_days import (
     Bools,
@@ -69,8 +70,10 @@ ENOUGH_IN_MOTION, FINE_REPEATS = 10.0, 0.3
 """A channel is clipped when so many samples, and such a share of those in motion, equal the highest; it is told from so many in
 motion. A sensor is fine when its highest value comes again less than this often a day."""
 
-SPIKES, SPIKE_SHARE = 3.0, 0.02
-"""Fewest spikes of an accelerometer, one fewer of others, and the least share of its samples."""
+SPIKES, SPIKES_BY_CHANCE = 2.0, 5e-4
+SPIKE_SHARE, SHAKEN_SPIKE_SHARE = 0.0003, 0.002
+"""Fewest spikes, and how unlikely so many must be with half as many again as usual. Of any good sensor's samples such a share may
+be spikes, of an accelerometer's the greater one."""
 
 DRIFT_K, DRIFT_LOG = 3.0, 0.2
 """How far a thermometer (K) or a gain (log) moves at rest before it has drifted."""
@@ -434,17 +437,19 @@ def _silent_in_motion(table: Table, habits: Habits) -> Bools:
 
 
 def _spikes(table: Table) -> Bools:
-    """More lone spikes than the channel's habit, over the last operations or, where they are rarer, over three times as many.
+    """More lone spikes than chance makes of the channel's habit, over the last operations or over three times as many.
 
     One accelerometer in a good machine shows a spike now and then; a motor that draws a rush at each start always does.
     """
     spikes, n = table.count("spikes"), table.count("n_spiky")
     usual = table.fits.reference(spikes, mean) / np.maximum(table.fits.reference(n, mean), 1.0)
-    fewest = np.where(np.isin(table.quantity, VIBRATION), SPIKES, SPIKES - 1.0)[:, None]
+    least = np.where(np.isin(table.quantity, VIBRATION), SHAKEN_SPIKE_SHARE, SPIKE_SHARE)[:, None]
+    share = np.fmax(least, 1.5 * usual)
     found = np.zeros(spikes.shape, dtype=bool)
-    for enough, more in ((OPERATIONS, 0.0), (3 * OPERATIONS, 1.0)):
+    for enough in (OPERATIONS, 3 * OPERATIONS):
         window = table.window(enough)[table.gate]
-        times = window_sum(spikes, window)
-        share = times / np.maximum(window_sum(n, window), 1.0)
-        found |= (times >= fewest + more) & (share >= np.fmax(SPIKE_SHARE, 3.0 * np.nan_to_num(usual)))
+        times, expected = window_sum(spikes, window), share * window_sum(n, window)
+        some = times >= SPIKES
+        # the Poisson probability of so many or more
+        found[some] |= special.gammainc(times[some], expected[some]) < SPIKES_BY_CHANCE
     return found

@@ -53,12 +53,38 @@ def spikes_of_day(rows: Sequence[Mapping[str, float]], name: str, hot: bool) -> 
     return found
 
 
-def sensor_day(rows: Sequence[Mapping[str, float]], name: str, hot: bool) -> dict[str, float]:
+def lone_at_rest(rows: Sequence[Mapping[str, float]], name: str, limits: Mapping[str, float]) -> tuple[int, int]:
+    """How many of one day's rows at rest tell whether a vibration channel alone is raised, and in how many it is.
+
+    ``limits``: how many times its median at rest each such channel is raised at.
+    """
+    usual = {}
+    for other in limits:
+        resting = [row[other] for row in rows if row["moving"] < 0.5 and row[other] == row[other]]
+        if resting and statistics.median(resting) > 0:
+            usual[other] = statistics.median(resting)
+    samples = [row for row in rows if row[name] == row[name]]
+    told = found = 0
+    for before, row, after in zip([None, *samples[:-1]], samples, [*samples[1:], None], strict=True):
+        others = [other for other in usual if other != name and row[other] == row[other]]
+        if row["moving"] > 0.5 or name not in usual or not others:
+            continue
+        told += 1
+        beside = [near[name] for near in (before, after) if near is not None and near["moving"] < 0.5]
+        raised = {other for other in (name, *others) if row[other] > limits[other] * usual[other]}
+        found += raised == {name} and bool(beside) and row[name] > 1.6 * max(beside)
+    return told, found
+
+
+def sensor_day(
+    rows: Sequence[Mapping[str, float]], name: str, hot: bool, limits: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """What one day's rows (``ts_ms``, ``moving``, in order) tell of a channel's sensor (``hot``: a thermometer)."""
     samples = [row for row in rows if row[name] == row[name]]
     if not samples:
         return {}
     spikes = spikes_of_day(rows, name, hot)
+    told_at_rest, spikes_at_rest = (0, 0) if hot else lone_at_rest(rows, name, limits or {})
     moving, resting = [r for r in samples if r["moving"] > 0.5], [r for r in samples if r["moving"] < 0.5]
     last = samples[-1][name]
     same = []
@@ -75,8 +101,8 @@ def sensor_day(rows: Sequence[Mapping[str, float]], name: str, hot: bool) -> dic
         "n_op": len(moving),
         "n_rest": len(resting),
         "seen_ms": samples[-1]["ts_ms"],
-        "spikes": len(spikes),
-        "n_spiky": len(samples) if hot else len(moving),
+        "spikes": len(spikes) + spikes_at_rest,
+        "n_spiky": len(samples) if hot else len(moving) + told_at_rest,
         "at_top": 0,
         "same": len(same),
         "same_ops": len(repeated),

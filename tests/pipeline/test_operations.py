@@ -22,11 +22,12 @@ def readings_of(rows: list[dict[str, float]]) -> pd.DataFrame:
     ts = pd.Series(frame.pop("ts_ms").to_numpy(dtype="int64").astype("datetime64[ms]")).dt.tz_localize("UTC")
     frame = frame.reset_index(drop=True)
     frame.insert(0, "ts", ts)
-    return frame.rename(columns={"moving": "motor.moving", "v": "motor.velocity_rms", "t": "motor.winding.temperature"})
+    return frame.rename(columns={"moving": "motor.moving", **KEYS})
 
 
 NAN = float("nan")
-KEYS = {"v": "motor.velocity_rms", "t": "motor.winding.temperature"}
+KEYS = {"v": "motor.velocity_rms", "a": "gearbox.acceleration_rms", "t": "motor.winding.temperature"}
+RAISED = {"v": 5.5, "a": 3.0}
 TOLD = ("n_op", "n_rest", "seen_ms", "spikes", "n_spiky", "top", "at_top", "same", "same_ops", "last", "move", "flat", "rest")
 
 # few different values, so that some repeat; high ones among them, so that some are spikes; gaps
@@ -34,14 +35,19 @@ vibrations = st.one_of(st.sampled_from([0.1, 0.1, 0.1, 0.9, 1.0, 1.1, 8.0, NAN])
 temperatures = st.one_of(st.sampled_from([20.0, 20.0, 20.0, 20.1, 31.0, 60.0, NAN]), st.floats(5.0, 90.0))
 days_of_rows = st.builds(
     lambda dense, sparse: list({row[0]: row for row in [*sparse, *dense]}.values()),
-    st.lists(st.tuples(st.integers(1380, 1500), st.booleans(), vibrations, temperatures), min_size=1, max_size=80),
-    st.lists(st.tuples(st.integers(0, 2 * 24 * 60 - 1), st.booleans(), vibrations, temperatures), max_size=80),
+    st.lists(st.tuples(st.integers(1380, 1500), st.booleans(), vibrations, vibrations, temperatures), min_size=1, max_size=80),
+    st.lists(st.tuples(st.integers(0, 2 * 24 * 60 - 1), st.booleans(), vibrations, vibrations, temperatures), max_size=80),
 )
 """Rows of two days by minute, many of them around the midnight between."""
 
 
-def rows_of(drawn: list[tuple[int, bool, float, float]]) -> list[dict[str, float]]:
-    return [{"ts_ms": BASE_MS + minute * 60_000, "moving": float(on), "v": v, "t": t} for minute, on, v, t in sorted(drawn)]
+Drawn = list[tuple[int, bool, float, float, float]]
+
+
+def rows_of(drawn: Drawn) -> list[dict[str, float]]:
+    return [
+        {"ts_ms": BASE_MS + minute * 60_000, "moving": float(on), "v": v, "a": a, "t": t} for minute, on, v, a, t in sorted(drawn)
+    ]
 
 
 def by_day(rows: list[dict[str, float]]) -> list[list[dict[str, float]]]:
@@ -51,7 +57,7 @@ def by_day(rows: list[dict[str, float]]) -> list[list[dict[str, float]]]:
 
 @settings(max_examples=80, deadline=None)
 @given(days_of_rows)
-def test_operations_are_what_a_walk_along_the_rows_finds(drawn: list[tuple[int, bool, float, float]]) -> None:
+def test_operations_are_what_a_walk_along_the_rows_finds(drawn: Drawn) -> None:
     rows = rows_of(drawn)
     expected, calm_v, calm_t = [], [], []
     for day in by_day(rows):
@@ -78,7 +84,7 @@ def test_operations_are_what_a_walk_along_the_rows_finds(drawn: list[tuple[int, 
 
 @settings(max_examples=120, deadline=None)
 @given(days_of_rows)
-def test_a_day_tells_of_each_sensor_what_a_walk_along_its_rows_finds(drawn: list[tuple[int, bool, float, float]]) -> None:
+def test_a_day_tells_of_each_sensor_what_a_walk_along_its_rows_finds(drawn: Drawn) -> None:
     rows = rows_of(drawn)
 
     found = segment(readings_of(rows)).days
@@ -87,14 +93,14 @@ def test_a_day_tells_of_each_sensor_what_a_walk_along_its_rows_finds(drawn: list
         assert found["readings"].iloc[number] == len(day)
         assert found["last_ms"].iloc[number] == day[-1]["ts_ms"]
         for name, key in KEYS.items():
-            expected = oracles.sensor_day(day, name, hot=name == "t")
+            expected = oracles.sensor_day(day, name, hot=name == "t", limits=RAISED)
             told = {what: found[f"{key}:{what}"].iloc[number] for what in TOLD}
             assert told == pytest.approx({what: expected.get(what, NAN) for what in TOLD}, nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)
 @given(days_of_rows)
-def test_many_days_give_byte_for_byte_what_each_day_alone_gives(drawn: list[tuple[int, bool, float, float]]) -> None:
+def test_many_days_give_byte_for_byte_what_each_day_alone_gives(drawn: Drawn) -> None:
     rows = rows_of(drawn)
 
     together = segment(readings_of(rows))
@@ -162,6 +168,31 @@ def test_a_lone_jump_is_a_spike_and_not_part_of_its_operation() -> None:
     assert found.operations["motor.velocity_rms:mean"].tolist() == [pytest.approx(5.1 / 5)]
     assert found.operations["motor.velocity_rms:high"].tolist() == [1.1]
     assert found.days["motor.velocity_rms:top"].tolist() == [6.0]
+
+
+def at_rest(v: list[float], a: list[float]) -> pd.DataFrame:
+    pairs = enumerate(zip(v, a, strict=True))
+    return readings_of([{"ts_ms": BASE_MS + hour * 3_600_000, "moving": 0.0, "v": one, "a": two} for hour, (one, two) in pairs])
+
+
+def test_a_sensor_that_jumps_alone_at_rest_has_a_spike_and_a_gate_that_is_shaken_has_none() -> None:
+    calm = [0.1] * 12
+    once, shaken, for_long = [*calm[:5], 0.9, *calm[6:]], [*calm[:5], 0.9, *calm[6:]], [*calm[:5], 0.9, 0.9, *calm[7:]]
+
+    alone, together, lasting = (segment(at_rest(v, a)).days for v, a in ((once, calm), (once, shaken), (for_long, calm)))
+
+    for days, spikes in ((alone, 1.0), (together, 0.0), (lasting, 0.0)):
+        assert days["motor.velocity_rms:spikes"].tolist() == [spikes]
+        assert days["motor.velocity_rms:n_spiky"].tolist() == [12.0]
+        assert days["gearbox.acceleration_rms:spikes"].tolist() == [0.0]
+
+
+def test_the_only_vibration_sensor_of_a_gate_is_not_judged_by_jumps_at_rest() -> None:
+    readings = at_rest([0.1] * 5 + [0.9] + [0.1] * 6, [0.1] * 12).drop(columns="gearbox.acceleration_rms")
+
+    days = segment(readings).days
+
+    assert days[["motor.velocity_rms:spikes", "motor.velocity_rms:n_spiky"]].to_numpy().tolist() == [[0.0, 0.0]]
 
 
 def test_the_mean_at_rest_leaves_out_the_highest_tenth() -> None:
