@@ -193,6 +193,12 @@ quarantine = sa.Table(
     sa.Column("reason", sa.String(32), nullable=False, index=True),
     sa.Column("detail", sa.Text, nullable=False),
 )
+ingest_shares = sa.Table(
+    "ingest_shares",
+    metadata,
+    sa.Column("share", sa.Text, primary_key=True),
+    sa.Column("stations", sa.Text, nullable=False),
+)
 tallies = sa.Table(
     "tallies",
     metadata,

@@ -21,7 +21,7 @@ class Adapter(Protocol):
 
 
 class Dialects:
-    """The native dialect, and those that some publisher of the mapping file speaks.
+    """The native dialect, of all stations or some, and those that some publisher of the mapping file speaks.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Dialects:
     sparkplug : sparkplug.Adapter or None
     """
 
-    def __init__(self, device_map: DeviceMap | None = None) -> None:
+    def __init__(self, device_map: DeviceMap | None = None, stations: Sequence[str] = ()) -> None:
         device_map = device_map or DeviceMap()
         self.sparkplug = sparkplug.Adapter(device_map) if "sparkplug" in device_map.dialects else None
         adapters: list[Adapter] = [native]
@@ -41,6 +41,9 @@ class Dialects:
         if "thingsboard" in device_map.dialects:
             adapters.append(thingsboard.Adapter(device_map))
         self.filters = tuple(pattern for adapter in adapters for pattern in adapter.FILTERS)
+        if stations:
+            some = tuple(f"sluicewatch/v1/{station}/#" for station in stations)
+            self.filters = (*some, *(pattern for pattern in self.filters if pattern not in native.FILTERS))
         foreign = (*iotda.FILTERS, *thingsboard.FILTERS, *sparkplug.FILTERS)
         self.unwanted = tuple(pattern for pattern in foreign if pattern not in self.filters)
         # the first level of a topic tells the dialect

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipeline.errors import BadInput
 from service.cli.parts import (
     allow_discovery_option,
     bursts_option,
@@ -140,6 +141,7 @@ def migrate(database: str) -> None:
 @option(
     "--bursts-days", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How long to keep them; 0: not at all."
 )
+@option("--stations", default=None, help="Hear only these, with commas between; for several processes on PostgreSQL.")
 @option("--client-id", default="sluicewatch-ingest", show_default=True, help="The broker keeps our session by it.")
 @option("--mqtt-version", type=click.Choice(["3.1.1", "5"]), default="3.1.1", show_default=True, help="Protocol version.")
 @tls_options
@@ -152,6 +154,7 @@ def ingest(
     allow_discovery: bool,
     bursts: Path,
     bursts_days: int,
+    stations: str | None,
     client_id: str,
     mqtt_version: Any,
     health_port: int | None,
@@ -162,12 +165,13 @@ def ingest(
     \b
     sluicewatch ingest --mqtt mqtt://broker:1883 --database sqlite:///gates.sqlite
     sluicewatch ingest --mqtt mqtt://broker:1883 --mapping mapping.toml
+    sluicewatch ingest --mqtt mqtt://broker:1883 --database postgresql://db/gates --stations DSH-S1,DSH-S2
     """
     from pipeline.adapters.dialects import Dialects
     from pipeline.ingest import IngestState, run_ingest
+    from pipeline.shares import Share, SharesState, run_shares
     from pipeline.subscription import IngestSettings
 
-    state = IngestState()
     settings = IngestSettings(
         mqtt_url=mqtt,
         client_id=client_id,
@@ -179,6 +183,17 @@ def ingest(
         **tls,
     )
     engine = open_database(database)
+    if stations is not None:
+        if mapping is not None:
+            raise BadInput(
+                "stations: foreign dialects do not name stations; run another ingest for --mapping, without --stations"
+            )
+        own, shares = Share.of([word.strip() for word in stations.split(",") if word.strip()]), SharesState()
+        stop = stop_on_signals()
+        with health(health_port, live=shares.stuck, ready=shares.faults):
+            run_shares(engine, settings, own, stop=stop, clock=wall, state=shares)
+        return
+    state = IngestState()
     dialects = Dialects(load_mapping(mapping, engine))
     stop = stop_on_signals()
     with health(health_port, live=state.stuck, ready=state.faults):

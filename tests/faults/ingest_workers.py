@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 from pipeline import historian
 from pipeline.ingest import IngestSettings, run_ingest
+from pipeline.shares import Share, run_shares
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -23,3 +24,13 @@ def ingest(told: Connection, database: str, url: str, failpoint: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     told.send("begun")
     run_ingest(historian.connect(database), IngestSettings(url), stop=stop, clock=lambda: NOW)
+
+
+def share(told: Connection, database: str, url: str, station: str) -> None:
+    """Be one of several `sluicewatch ingest --stations`."""
+    logging.disable(logging.WARNING)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    told.send("begun")
+    settings, own = IngestSettings(url), Share.of([station])
+    run_shares(historian.connect(database), settings, own, stop=stop, clock=lambda: NOW, take_over_s=2.0)
