@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.spectra import Machine
 
 EXIT_CODES = {"well": 0, "wrong": 1, "nothing": 2}
+DRAIN_S = 2.0
 _ACCOUNT_OF_A_PROCESS = re.compile(r"(ingest|deliver)-\d+\Z")
 
 
@@ -88,17 +89,21 @@ def check(
         click.echo(f"listening for {gate} at {address} for {seconds:g} s; Ctrl-C ends it earlier", err=True)
         began = time.monotonic()
         with counted_progress("listening") as progress:
+            ends = began + seconds
             over = False
             while not over:
-                left_s = began + seconds - time.monotonic()
-                over = left_s <= 0 or stop.is_set()
-                link.turn(0.0 if over else min(0.25, left_s))
+                now = time.monotonic()
+                if stop.is_set():
+                    ends = min(ends, now)
+                came = link.turn(0.25)
+                # what is on its way at the end is still heard, unless it never falls silent
+                over = now >= ends and (not came or now - ends > DRAIN_S)
                 now_ms = historian.to_ms(wall())
                 for message, packet_id in zip(link.inbox, link.packet_ids, strict=True):
                     watch.take(message, min(packet_id, 1), now_ms)
                 link.acknowledge()
                 if progress is not None:
-                    progress(int(seconds - left_s), int(seconds))
+                    progress(int(min(seconds, now - began)), int(seconds))
         report = watch.report(time.monotonic() - began)
     except BrokerError as error:
         if not link.subscribed:
