@@ -9,6 +9,7 @@ goes on where it stopped, and a part that is done is not done again. Everything 
                  operators use and an isolation forest, each with a threshold set on another fleet
 `budget`         the threshold tuned on one half of the test gates, its false alarms counted on the other
 `two_channels`   the same fleets with nothing but ``velocity_rms`` and ``temperature``
+`channels`       which one more quantity would help such a station: the first test fleet, each of some added in turn
 `scenarios`      worlds that differ: ranking beside the oracle's, and the budget before and after tuning on the spot
 `in_domain`      the model against one that learnt from a fleet of that other world
 `site`           a site in that other world after its first 60 gate-years: the model as it is, tuned there, one that learnt there
@@ -60,6 +61,15 @@ from service.bench.sensor_faults import sensor_faults
 ORACLE = "oracle"
 RUNG = "O3"
 FEWEST_CHANNELS = ("velocity_rms", "temperature")
+ONE_MORE: Mapping[str, tuple[str, ...]] = {
+    "acceleration": ("acceleration_rms", "acceleration_peak"),
+    "kurtosis": ("kurtosis",),
+    "current": ("current",),
+    "movement": ("moving",),
+    "movement and load": ("moving", "load"),
+}
+"""What is added to `FEWEST_CHANNELS` in `channels`."""
+
 ELSEWHERE = "new_fleet"
 """The scenario of `in_domain` and of `site`."""
 
@@ -445,7 +455,7 @@ def _budget(work: _Work) -> list[Figure]:
 
 def _two_channels(work: _Work) -> list[Figure]:
     homes = _test_fleets(work)
-    bare = [open_dataset(_made(work.folder / f"{home.path.name}-two", partial(_strip, home))) for home in homes]
+    bare = [_stripped(work, home, "two") for home in homes]
     of_home = {home.path.name: dataset for home, dataset in zip(homes, bare, strict=True)}
 
     def forecast(dataset: Dataset) -> dict[str, pd.DataFrame]:
@@ -466,14 +476,33 @@ def _two_channels(work: _Work) -> list[Figure]:
     return figures
 
 
-def _strip(home: Dataset, part: Path) -> None:
-    """The same dataset without any channel but `FEWEST_CHANNELS`."""
+def _channels(work: _Work) -> list[Figure]:
+    home = _fleet(work, work.sizes.seeds[0])
+    variants: dict[str, tuple[str, ...]] = {"velocity and temperature": (), **ONE_MORE}
+    figures: list[Figure] = []
+    predict, history, ends = work.model.forecaster.predict, History(home.maintenance), record_ends(home)
+    every = (predict(_features(work, home)), work.model.policy)
+    for name, added in variants.items():
+        some = _stripped(work, home, f"with-{name.replace(' ', '-')}", added)
+        files = {"some": (predict(_features(work, some)), work.model.policy), "all": every}
+        share = compare(files, history, ends, figures=("ap_14d",))["all"]["ap_14d"]
+        told = f"with {name} too" if added else f"{name} alone"
+        figures += _estimate("channels", f"{told}: AP at 14 d, share of that with all channels", "x", share)
+    return figures
+
+
+def _stripped(work: _Work, home: Dataset, name: str, added: Sequence[str] = ()) -> Dataset:
+    return open_dataset(_made(work.folder / f"{home.path.name}-{name}", partial(_strip, home, (*FEWEST_CHANNELS, *added))))
+
+
+def _strip(home: Dataset, quantities: Sequence[str], part: Path) -> None:
+    """The same dataset without any channel but those of some quantities."""
     shutil.copytree(home.path, part, ignore=shutil.ignore_patterns("readings", "*.parquet"))
     channels = pd.read_csv(part / "channels.csv", dtype=str, keep_default_na=False)
-    channels[channels["quantity"].isin(FEWEST_CHANNELS)].to_csv(part / "channels.csv", index=False, lineterminator="\n")
+    channels[channels["quantity"].isin(quantities)].to_csv(part / "channels.csv", index=False, lineterminator="\n")
     (part / "readings").mkdir()
     for file in sorted((home.path / "readings").iterdir()):
-        kept = [name for name in pq.read_schema(file).names if name == "ts" or quantity_of(name) in FEWEST_CHANNELS]
+        kept = [name for name in pq.read_schema(file).names if name == "ts" or quantity_of(name) in quantities]
         pq.write_table(pq.read_table(file, columns=kept), part / "readings" / file.name, compression="zstd")
 
 
@@ -733,6 +762,7 @@ PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
     "core": _core,
     "budget": _budget,
     "two_channels": _two_channels,
+    "channels": _channels,
     "scenarios": _scenarios,
     "in_domain": _in_domain,
     "site": _site,

@@ -11,7 +11,7 @@ import pytest
 from models.forecast import Settings
 from pipeline.dataset import open_dataset
 from pipeline.simulator.sensor_faults import SensorFault
-from service.bench.forecast import PARTS, Sizes, bench_forecast
+from service.bench.forecast import FEWEST_CHANNELS, ONE_MORE, PARTS, Sizes, bench_forecast
 from service.bench.report import BenchError, Figure
 from service.bench.sensor_faults import NO_FAULT, STRIKES, healthy_seeds, is_named, strike, strikes
 
@@ -102,6 +102,11 @@ def test_two_channels_are_what_is_left(found: dict[str, list[Figure]], work: Pat
     pd.testing.assert_frame_equal(bare.readings(gate_id), home.readings(gate_id)[list(columns)])
     pd.testing.assert_frame_equal(bare.maintenance, home.maintenance)
     assert measured(found["two channels"])["AP at 14 d, share of that with all channels"].median > 0
+    alone, *others = found["channels"]
+    assert alone.measured == "velocity and temperature alone: AP at 14 d, share of that with all channels"
+    assert len(others) == len(ONE_MORE)
+    with_load = open_dataset(work / f"fleet-{TINY.seeds[0]}-with-movement-and-load")
+    assert set(with_load.channels["quantity"]) == {*FEWEST_CHANNELS, "moving", "load"}
 
 
 def test_every_world_is_judged_and_the_native_model_too(found: dict[str, list[Figure]]) -> None:
