@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
@@ -55,9 +56,40 @@ def mosquitto(tmp_path: Path, mosquitto_program: str) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """A throw-away PostgreSQL cluster on loopback: its URL without a database name. Tests want `postgres_url`."""
+class Postgres:
+    """A throw-away PostgreSQL cluster on loopback that can be stopped and started again; `address` has no database name."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._data, self._log, self._programs, self._port = folder / "data", folder / "log", programs, free_port()
+        self.address = f"postgresql://postgres@127.0.0.1:{self._port}"
+        create = [f"{programs}/initdb", "--pgdata", str(self._data), "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        subprocess.run(as_postgres([*create, "--no-locale", "--no-sync"]), cwd=folder, check=True, capture_output=True)
+        self.start()
+
+    def start(self) -> None:
+        """Return when it answers."""
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        serve = [f"{self._programs}/postgres", "-D", str(self._data), "-p", str(self._port)]
+        serve += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                as_postgres(serve), cwd=self._data.parent, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            wait_for_postgres(self.address, self._process, self._log)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Return when it has ended."""
+        self._process.send_signal(signal.SIGINT)  # PostgreSQL's "fast": it does not wait for its clients
+        self._process.wait(30)
+
+
+@contextmanager
+def postgres_cluster() -> Iterator[Postgres]:
+    """A cluster that is there until the end of the block."""
     programs = postgres_programs()
     if programs is None:
         missing("no PostgreSQL server is on this machine (Debian: apt-get install postgresql)")
@@ -66,25 +98,27 @@ def postgres_server() -> Iterator[str]:
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
-        port = free_port()
-        data = folder / "data"
-        create = [f"{programs}/initdb", "--pgdata", str(data), "--username=postgres", "--auth=trust", "--encoding=UTF8"]
-        subprocess.run(as_postgres([*create, "--no-locale", "--no-sync"]), cwd=folder, check=True, capture_output=True)
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        serve = [f"{programs}/postgres", "-D", str(data), "-p", str(port)]
-        serve += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(as_postgres(serve), cwd=folder, stdout=output, stderr=output, start_new_session=True)
-        address = f"postgresql://postgres@127.0.0.1:{port}"
+        server = Postgres(folder, programs)
         try:
-            wait_for_postgres(address, process, log)
-            yield address
+            yield server
         finally:
-            process.send_signal(signal.SIGINT)  # PostgreSQL's "fast": it does not wait for its clients
-            process.wait(30)
+            server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of the cluster that all tests share. Tests want `postgres_url`."""
+    with postgres_cluster() as server:
+        yield server.address
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A cluster of this test's own: `.address`, `.stop()`, `.start()`."""
+    with postgres_cluster() as server:
+        yield server
 
 
 @pytest.fixture

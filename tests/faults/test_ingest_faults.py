@@ -1,6 +1,6 @@
 """Ingest under faults, through a real Mosquitto with our configuration: nothing acknowledged is lost, nothing counts twice.
 
-Ten kills and three restarts each; `make faults` asks for 200 and 20 by ``FAULTS_KILLS``.
+Ten kills, three restarts and a second without storage; `make faults` asks for 200, 20 and 60 by ``FAULTS_KILLS``.
 """
 
 import json
@@ -10,12 +10,15 @@ import os
 import random
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paho.mqtt.client as mqtt
@@ -32,13 +35,14 @@ from pipeline.readings import QUANTITIES
 from pipeline.simulator import write_dataset
 from pipeline.transfer import import_readings, register_fleet
 from service import store
-from service.broker import Broker
+from service.broker import Broker, free_port
 from service.live_features import load_features, refresh_operations
 from tests.checker import Account, Published, account, stored_values
 from tests.faults import ingest_workers as workers
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "10"))
 RESTARTS = max(3, KILLS // 10)
+OUTAGE_S = 60.0 if KILLS >= 100 else 1.0
 GATE, CHANNEL = "G1", "motor.velocity_rms"
 SERVER = multiprocessing.get_context("forkserver")
 log = logging.getLogger(__name__)
@@ -59,12 +63,16 @@ def server() -> None:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a migrated database that knows gate G1 of station S1."""
     url = f"sqlite:///{tmp_path}/h.sqlite" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    know_gate(url)
+    return url
+
+
+def know_gate(url: str) -> None:
     engine = historian.connect(url)
     store.migrate(engine)
     with historian.writing(engine) as connection:
         connection.execute(sa.insert(historian.gates), {"gate_id": GATE, "station_id": "S1"})
     engine.dispose()
-    return url
 
 
 @pytest.fixture
@@ -75,10 +83,10 @@ def engine(database: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def ingesting(database: str, broker: Broker, failpoint: str = "") -> Iterator[BaseProcess]:
+def ingesting(database: str, broker: Broker, failpoint: str = "", health_port: int = 0) -> Iterator[BaseProcess]:
     """Ingest in a process of its own, connected soon after the block begins; killed at the end of the block."""
     heard, told = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=workers.ingest, args=(told, database, broker.url, failpoint))
+    process = SERVER.Process(target=workers.ingest, args=(told, database, broker.url, failpoint, health_port))
     process.start()
     told.close()
     assert heard.poll(60), "the process did not begin"
@@ -214,6 +222,78 @@ def test_a_broker_that_is_killed_loses_at_most_what_came_since_its_last_save(
     # autosave_interval 1: a second's messages, and what came while a save was under way
     assert len(found.lost) <= RESTARTS * 100 * 1.5
     log.info("%d kills of the broker: %d of %d lost", RESTARTS, len(found.lost), len(published.acknowledged))
+
+
+@contextmanager
+def locked(database: str) -> Iterator[None]:
+    """SQLite away: another connection holds it."""
+    engine = historian.connect(database)
+    with historian.writing(engine):
+        yield
+    engine.dispose()
+
+
+@contextmanager
+def stopped(server: Any) -> Iterator[None]:
+    """PostgreSQL away: it is not running."""
+    server.stop()
+    yield
+    server.start()
+
+
+def readiness(port: int) -> int:
+    """What ``/readyz`` answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def memory_mb(process: BaseProcess, which: str) -> float:
+    """`VmRSS` (now) or `VmHWM` (at most so far) of a process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition(f"{which}:")[2].split()[0]) / 1024
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_while_storage_is_away_nothing_is_acknowledged_and_all_is_made_up_for(
+    mosquitto: Broker, tmp_path: Path, request: pytest.FixtureRequest, kind: str, killed: bool
+) -> None:
+    server = request.getfixturevalue("own_postgres") if kind == "postgresql" else None
+    database = f"sqlite:///{tmp_path}/h.sqlite" if server is None else f"{server.address}/postgres"
+    know_gate(database)
+    engine, port = historian.connect(database), free_port()
+    with ingesting(database, mosquitto, health_port=port) as process:
+        eventually(lambda: readiness(port) == 200)
+        with publishing(mosquitto, per_s=100) as published:
+            eventually(lambda: stored_values(engine, [GATE]))
+            engine.dispose()
+            before_mb, began = memory_mb(process, "VmRSS"), time.monotonic()
+            with locked(database) if server is None else stopped(server):
+                eventually(lambda: readiness(port) == 503, 10)
+                noticed_s = time.monotonic() - began
+                time.sleep(max(0.0, OUTAGE_S - noticed_s))
+                assert readiness(port) == 503
+                if killed:  # what it had acknowledged without storing it would be lost now
+                    process.kill()
+                    process.join()
+            back = time.monotonic()
+        if not killed:
+            wanted = len(published.acknowledged)
+            eventually(lambda: len(stored_values(engine, [GATE])) >= wanted, max(30.0, 2 * OUTAGE_S))
+            caught_up_s = time.monotonic() - back
+            eventually(lambda: readiness(port) == 200)
+            grown_mb = memory_mb(process, "VmHWM") - before_mb
+            assert grown_mb <= 100
+            told = "%s away: 503 after %.1f s, caught up %.1f s after its return, memory +%.0f MB"
+            log.info(told, kind, noticed_s, caught_up_s, grown_mb)
+    catch_up(database, mosquitto, engine, len(published.acknowledged))
+
+    assert account(engine, published) == Account()
+    engine.dispose()
 
 
 SEEDS = range(10 if KILLS >= 100 else 2)
