@@ -3,6 +3,7 @@
 Ten kills, three restarts and a second without storage; `make faults` asks for 200, 20 and 60 by ``FAULTS_KILLS``.
 """
 
+import gzip
 import json
 import logging
 import multiprocessing
@@ -294,6 +295,69 @@ def test_while_storage_is_away_nothing_is_acknowledged_and_all_is_made_up_for(
 
     assert account(engine, published) == Account()
     engine.dispose()
+
+
+TOPIC = "sluicewatch/v1/S1/G1/motor/telemetry"
+GOOD = b'{"t": "2026-02-28T00:00:00Z", "values": {"velocity_rms": 1.5}, "units": {"velocity_rms": "mm/s"}}'
+POISON = {
+    "not JSON": (TOPIC, b"velocity 1.3"),
+    "bad UTF-8": (TOPIC, GOOD.replace(b"mm/s", b"\xff\xfe")),
+    "300 KB": (TOPIC, b"{" + b" " * 307_200 + b"}"),
+    "depth 1,000": (TOPIC, b"[" * 1_000 + b"]" * 1_000),
+    "NaN": (TOPIC, GOOD.replace(b"1.5", b"NaN")),
+    "Infinity": (TOPIC, GOOD.replace(b"1.5", b"-Infinity")),
+    "1e400": (TOPIC, GOOD.replace(b"1.5", b"1e400")),
+    "above 2^63": (TOPIC, GOOD.replace(b'"2026-02-28T00:00:00Z"', b"9223372036854775809")),
+    "wrong type": (TOPIC, GOOD.replace(b"1.5", b'[{"a": 1}]')),
+    "missing field": (TOPIC, b'{"values": {"velocity_rms": 1.5}}'),
+    "unknown gate": ("sluicewatch/v1/S1/G404/motor/telemetry", GOOD),
+    "wrong topic depth": ("sluicewatch/v1/S1/G1/motor/more/telemetry", GOOD),
+    "empty": (TOPIC, b""),
+    "gzip": (TOPIC, gzip.compress(GOOD)),
+}
+STREAM = 100_000 if KILLS >= 100 else 2_000
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_one_message_in_a_hundred_of_poison_stops_nothing_and_all_are_accounted_for(
+    mosquitto: Broker, database: str, engine: Engine
+) -> None:
+    at_ms, bad, published = to_ms(workers.NOW - timedelta(days=2)), list(POISON.values()), Published()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="sensor", clean_session=False)
+    client.max_queued_messages_set(0)
+    client.connect("127.0.0.1", mosquitto.port)
+    client.loop_start()
+    with ingesting(database, mosquitto):
+        time.sleep(1.0)  # the session exists from now on
+    with ingesting(database, mosquitto) as process:
+        sent = []
+        for n in range(STREAM):
+            if n % 100 == 0:
+                topic, payload = bad[n // 100 % len(bad)]
+            else:
+                at = datetime.fromtimestamp((at_ms + n) / 1000, UTC).isoformat()
+                topic, payload = TOPIC, GOOD.replace(b"2026-02-28T00:00:00Z", at.encode())
+                published.sent[GATE, CHANNEL, at_ms + n] = 1.5
+            sent.append(client.publish(topic, payload, qos=1))
+        for one in sent:
+            one.wait_for_publish(120)
+        published.acknowledged = set(published.sent)
+        expected = {"messages_stored": STREAM - STREAM // 100, "messages_quarantined": STREAM // 100}
+
+        def tallies() -> dict[str, int]:
+            with engine.connect() as connection:
+                found = historian.load_tallies(connection)
+            return {name: found.get(name, 0) for name in expected}
+
+        eventually(lambda: sum(tallies().values()) >= STREAM, 120)
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 0
+    client.disconnect()
+    client.loop_stop()
+
+    assert tallies() == expected
+    assert account(engine, published) == Account()
 
 
 SEEDS = range(10 if KILLS >= 100 else 2)
