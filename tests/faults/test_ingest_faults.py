@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -103,16 +104,17 @@ def ingesting(database: str, broker: Broker, failpoint: str = "", health_port: i
 def publishing(broker: Broker, per_s: float) -> Iterator[Published]:
     """A device that sends a reading after the other with QoS 1 until the block ends, and what was acknowledged by then."""
     published, on_the_way, ended = Published(), dict[int, tuple[str, str, int]](), threading.Event()
-    lock = threading.Lock()
+    # paho calls back with a lock of its own held, which `publish` wants too: a lock of ours around both would stand for ever
+    answered: SimpleQueue[int] = SimpleQueue()
 
-    def acknowledged(client: object, userdata: object, packet_id: int, *_: object) -> None:
-        with lock:
-            published.acknowledged.add(on_the_way.pop(packet_id))
+    def settle() -> None:
+        while not answered.empty():
+            published.acknowledged.add(on_the_way.pop(answered.get()))
 
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="sensor", clean_session=False)
     client.reconnect_delay_set(1, 1)
     client.max_queued_messages_set(0)
-    client.on_publish = acknowledged
+    client.on_publish = lambda _client, _data, packet_id, *_: answered.put(packet_id)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
 
@@ -122,10 +124,10 @@ def publishing(broker: Broker, per_s: float) -> Iterator[Published]:
             at = workers.NOW - timedelta(days=2) + timedelta(milliseconds=250 * n)
             value = float(1 + n % 7)
             body = {"t": at.isoformat(), "values": {"velocity_rms": value}, "units": {"velocity_rms": "mm/s"}, "seq": n}
-            with lock:
-                sent = client.publish("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps(body), qos=1)
-                on_the_way[sent.mid] = key = (GATE, CHANNEL, to_ms(at))
-                published.sent[key] = value
+            sent = client.publish("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps(body), qos=1)
+            on_the_way[sent.mid] = key = (GATE, CHANNEL, to_ms(at))
+            published.sent[key] = value
+            settle()
             n += 1
 
     thread = threading.Thread(target=send)
@@ -135,7 +137,7 @@ def publishing(broker: Broker, per_s: float) -> Iterator[Published]:
     finally:
         ended.set()
         thread.join()
-        eventually(lambda: not on_the_way, 60)
+        eventually(lambda: settle() or not on_the_way, 60)
         client.disconnect()
         client.loop_stop()
 
