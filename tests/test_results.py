@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 RESULTS = sorted(file.stem for file in (DOCS / "results").iterdir())
-PAGES = {"forecast": "forecast.md", "real": "real-data.md"}
+PAGES = {"forecast": "forecast.md", "real": "real-data.md", "drift": "drift.md"}
 
 
 @pytest.mark.parametrize("name", RESULTS)
