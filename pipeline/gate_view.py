@@ -201,6 +201,7 @@ class GateView:
         self._place = {name: place for place, name in enumerate(operations.columns)}
         self.operations = dict(zip(self._place, values, strict=True))
         self.house_c = house(self.operations)
+        self._current = next((name for name in sorted(self._place) if name.endswith("current:mean")), None)
         self.evidence = _evidence(tuple(self._place))
         self.started = started[known]
         self.records = Records.of(history.maintenance)
@@ -399,8 +400,13 @@ class GateView:
             return None
         ops = {name: self.operations[name][some] for name in _ALWAYS}
         fit_on, started, near = baseline[some], self.started[some], near[some]
-        load, opening, head = (filled(ops[name], fit_on) for name in ("load", "opening", "head"))
         rows = self.row_of[some]
+        drawn = None if (np.isfinite(ops["load"]) & fit_on).any() else self._current
+        if drawn is not None:
+            # a motor draws what it is asked for: where nobody tells the load, its current does, and is no evidence itself
+            asks = self._believable[self._channel[drawn.partition(":")[0]], rows]
+            ops["load"] = np.where(asks, self.operations[drawn][some], np.nan)
+        load, opening, head = (filled(ops[name], fit_on) for name in ("load", "opening", "head"))
         channel = np.array([self._channel[name.partition(":")[0]] for name, _ in names])
         believable = self._believable[channel[:, None], rows]
         values = self._values[[self._place[name] for name, _ in names]][:, some]
@@ -421,6 +427,8 @@ class GateView:
             known = fit_on & believable[warm] & np.isfinite(target[warm])
             predicted[warm], scatter[warm] = ridge(explained_by, target[warm], known)
         told = np.isfinite(target) & believable
+        if drawn is not None:
+            told[[group == "current" for _, group in names]] = False
         n = (fit_on & told).sum(axis=1)
         # who shows one and the same in every operation does not measure
         most = np.where(fit_on & told, values, -np.inf).max(axis=1)

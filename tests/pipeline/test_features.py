@@ -189,6 +189,18 @@ def test_vibration_and_temperature_alone_are_enough() -> None:
     assert row["velocity_dev"] == pytest.approx(28 * 0.05, abs=0.3)
 
 
+def test_where_nobody_tells_the_load_the_current_does_and_is_no_evidence_itself() -> None:
+    readings = gate_readings(worn_from=45)
+    drawn = readings.rename(columns={"motor.load": "motor.current"})
+    drawn["motor.current"] = 12.0 * drawn["motor.current"].fillna(0.0)
+
+    with_load, with_current = (motor(features.build(history(some), [midnight(75)])).iloc[0] for some in (readings, drawn))
+
+    for name in ("velocity_dev", "velocity_z", "velocity_slope_14d", "temperature_dev", "temperature_z"):
+        assert with_current[name] == pytest.approx(with_load[name], rel=1e-6)
+    assert np.isnan(with_current[["current_dev", "current_z", "load_7d"]].astype(float)).all()
+
+
 def test_only_midnights_are_allowed() -> None:
     with pytest.raises(ValueError, match="midnight"):
         features.build(history(gate_readings()), [midnight(40) + timedelta(hours=1)])
