@@ -27,14 +27,14 @@ _MILLISECOND = timedelta(milliseconds=1)
 _SAMPLE = np.dtype("<i2")
 
 _NAME = "a string of 1 to 128 letters, digits, _ or -"
-_RATES_HZ, _SCALES_G = (1.0, 1e7), (1e-9, 1e3)
+_RATES_HZ, _SCALES_G = (1.0, 1e7), (1e-15, 1e3)
 """What a converter can do; beyond it a header is a mistake, and a square would overflow."""
 _FIELDS: dict[str, tuple[Any, str]] = {
     "t": (Annotated[datetime, msgspec.Meta(tz=True)], "RFC 3339 with an offset, as 2026-03-01T08:15:00.000Z"),
     "point": (str, _NAME),
     "axis": (str, f"empty or {_NAME}"),
     "rate_hz": (float, "a number from 1 to 10,000,000"),
-    "scale_g": (float, "a number from 0.000000001 to 1,000"),
+    "scale_g": (float, "a number above 0, at most 1,000"),
     "n": (Annotated[int, msgspec.Meta(ge=1)], "a whole number of samples, 1 or more"),
 }
 """Fields of the header: the type of each, and what it must be in words."""

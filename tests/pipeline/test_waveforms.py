@@ -22,7 +22,7 @@ GOLDEN = (
 )
 
 names = st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True)
-rates_hz, scales_g = st.floats(1.0, 1e7), st.floats(1e-9, 1e3)
+rates_hz, scales_g = st.floats(1.0, 1e7), st.floats(1e-15, 1e3)
 instants = st.datetimes(timezones=st.just(UTC)).map(lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000))
 sample_lists = st.lists(st.integers(-32768, 32767), min_size=1, max_size=50)
 bursts = st.builds(
@@ -103,8 +103,8 @@ def test_a_field_that_is_missing_is_named(field: str) -> None:
         ("rate_hz", 0.0, r"a number from 1 to 10,000,000; got 0\.0"),
         ("rate_hz", float("inf"), r"a number from 1 to 10,000,000; got inf"),
         ("rate_hz", 10**400, r"a number from 1 to 10,000,000; got 1000"),
-        ("scale_g", -0.0005, r"a number from 0.000000001 to 1,000; got -0\.0005"),
-        ("scale_g", float("nan"), r"a number from 0.000000001 to 1,000; got nan"),
+        ("scale_g", -0.0005, r"a number above 0, at most 1,000; got -0\.0005"),
+        ("scale_g", float("nan"), r"a number above 0, at most 1,000; got nan"),
         ("n", 0, r"a whole number of samples, 1 or more; got 0"),
         ("n", -3, r"a whole number of samples, 1 or more; got -3"),
         ("n", 3.5, r"a whole number of samples, 1 or more; got 3\.5"),
