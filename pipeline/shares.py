@@ -179,7 +179,7 @@ class _Shares:
             announced = locks.scalars(sa.select(historian.ingest_shares.c.stations)).all()
             for share in (Share.of(text.split(",")) for text in announced):
                 if share in self._workers and not self._workers[share].alive:
-                    self._end(share)
+                    self._workers.pop(share).stop()  # its faults stay told until it, or somebody else, works again
                     locks.execute(sa.select(sa.func.pg_advisory_unlock(share.lock)))
                 elif share not in self._workers and self._may_begin(share, locks):
                     log.info("working on share %s", share.name)
@@ -191,6 +191,7 @@ class _Shares:
         """Whether the share is ours now; one of others only when it has been free for some time."""
         if not locks.scalar(sa.select(sa.func.pg_try_advisory_lock(share.lock))):
             self._free_since.pop(share, None)
+            self._state.workers.pop(share.name, None)
             return False
         now = time.monotonic()
         if share == self._own or now - self._free_since.setdefault(share, now) >= self._take_over_s:

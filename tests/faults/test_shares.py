@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -17,10 +18,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from pipeline import historian
 from pipeline.errors import BadInput
 from pipeline.historian import to_ms
-from pipeline.ingest import IngestSettings
-from pipeline.shares import Share, run_shares
+from pipeline.ingest import IngestSettings, IngestState
+from pipeline.shares import Share, SharesState, run_shares
 from service import store
-from service.broker import Broker
+from service.broker import Broker, free_port
 from tests.checker import Account, Published, account, stored_values
 from tests.faults import ingest_workers as workers
 
@@ -146,6 +147,30 @@ def test_when_one_of_three_is_killed_another_goes_on_with_its_session_and_nothin
             process.kill()
 
     assert account(engine, published) == Account()
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_share_whose_broker_is_away_is_not_ready_at_any_moment(database: str) -> None:
+    engine, state, stop = historian.connect(database), SharesState(), threading.Event()
+    settings, own = IngestSettings(f"mqtt://127.0.0.1:{free_port()}"), Share.of(["S1"])
+    attempts: list[IngestState] = []
+    told = []
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(run_shares, engine, settings, own, stop=stop, clock=lambda: workers.NOW, state=state)
+
+        def third_attempt() -> bool:
+            attempts.extend(worker for worker in list(state.workers.values()) if not any(worker is one for one in attempts))
+            if attempts:
+                told.append(state.faults())
+            return len(attempts) == 3
+
+        eventually(third_attempt)
+        stop.set()
+        working.result(20)
+
+    assert {tuple(faults) for faults in told} == {("S1: not connected to the broker",)}
     engine.dispose()
 
 
