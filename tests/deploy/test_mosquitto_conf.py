@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +35,7 @@ from prometheus_client import REGISTRY
 
 from pipeline import historian
 from pipeline.ingest import run_ingest
+from pipeline.shares import Share, SharesState, run_shares
 from pipeline.subscription import BrokerError, IngestSettings, Subscription
 from service import store
 from service.broker import HOST, LIMITS, answers, free_port, tied
@@ -71,12 +73,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, mosquitto_program: str) -> It
 
 
 @contextmanager
-def serve(folder: Path, passwords: dict[str, str], program: str) -> Iterator[Site]:
+def serve(folder: Path, passwords: dict[str, str], program: str, acl: Path = DEPLOY / "mosquitto.acl") -> Iterator[Site]:
     """Run the shipped files with the keys in a folder, on ports of our own."""
     site = Site(folder, free_port(), free_port(), passwords)
     text = (DEPLOY / "mosquitto.conf").read_text()
     for shipped, ours in {
-        "/mosquitto/config/mosquitto.acl": f"{DEPLOY}/mosquitto.acl",
+        "/mosquitto/config/mosquitto.acl": str(acl),
         "/mosquitto/secrets": str(folder / "mosquitto"),
         "/mosquitto/data": str(folder),
         "listener 8883": f"listener {site.certificate_port} {HOST}",
@@ -327,6 +329,50 @@ def test_check_hears_a_gate_through_its_own_account_and_ends_nobodys_session(sit
         assert ingest.ended.empty()
     assert (check.returncode, json.loads(output)["findings"]) == (0, [])
     assert site.passwords["check"] not in output
+
+
+@pytest.mark.broker
+@pytest.mark.postgres
+def test_a_share_hears_its_stations_through_the_example_of_the_acl(
+    site: Site, tmp_path: Path, mosquitto_program: str, postgres_url: str
+) -> None:
+    own = Share.of(["KD-02", "KD-01"])
+    shipped = (DEPLOY / "mosquitto.acl").read_text().splitlines()
+    at = shipped.index(f"# user ingest-{own.name}")
+    acl = tmp_path / "acl"
+    acl.write_text("\n".join([*shipped[:at], *(line.removeprefix("# ") for line in shipped[at : at + 3]), *shipped[at + 3 :]]))
+    folder = tmp_path / "secrets"
+    shutil.copytree(site.folder / "mosquitto", folder / "mosquitto")
+    stations = ("KD-01", "KD-02", "KD-03")
+    passwords = {name: credentials(folder, "account", name).strip() for name in (f"ingest-{own.name}", *stations)}
+    engine = historian.connect(postgres_url)
+    store.migrate(engine)
+    with historian.writing(engine) as connection:
+        gates = [{"gate_id": f"{station}-G1", "station_id": station} for station in stations]
+        connection.execute(sa.insert(historian.gates), gates)
+    state, stop = SharesState(), threading.Event()
+    body = {"t": "2026-03-01T08:15:00Z", "values": {"velocity_rms": 1.31}, "units": {"velocity_rms": "mm/s"}}
+
+    def stored() -> list[str]:
+        with engine.connect() as connection:
+            return sorted(connection.scalars(sa.select(historian.channels.c.gate_id).distinct()))
+
+    with serve(folder, passwords, mosquitto_program, acl) as other, ThreadPoolExecutor(1) as pool:
+        url = f"mqtts://ingest-{{share}}:{passwords[f'ingest-{own.name}']}@{HOST}:{other.password_port}"
+        known = IngestSettings(url, ca_file=other.authority)
+        working = pool.submit(run_shares, engine, known, own, stop=stop, clock=lambda: datetime.now(UTC), state=state)
+        deadline = time.monotonic() + 40
+        try:
+            while stored() != ["KD-01-G1", "KD-02-G1"]:  # again and again: the first may come before the subscription
+                assert time.monotonic() < deadline, state.faults()
+                for station in reversed(stations):
+                    with Client(other, other.password_port, station) as gateway:
+                        gateway.mqtt.publish(f"sluicewatch/v1/{station}/{station}-G1/motor/telemetry", json.dumps(body), qos=1)
+                        gateway.answers.get(timeout=10)
+        finally:
+            stop.set()
+            working.result(20)
+    engine.dispose()
 
 
 @pytest.mark.broker
