@@ -1,11 +1,12 @@
 """Bench of ingest: decoded, validated and on disk before it is acknowledged, against a subscriber that does nothing.
 
 Broker, publisher and subscriber are processes of their own on this machine, new for every run; the kinds of run follow
-each other A B C A B C, so that a slow minute meets all of them.
+each other A B C A B C, so that a slow minute meets all of them. Another bench keeps to a rate, and asks how long a message waits.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,16 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
 
 from pipeline import historian
+from pipeline.channel_days import Floats
 from pipeline.readings import Channel, split_name
 from service import store
 from service.bench.messages import COMPONENTS, GATES, UNITS
 from service.bench.report import BenchError, Figure, ratio
 from service.broker import start_broker, tied
 
-READINGS_TOGETHER = 30
+READINGS_TOGETHER = 100
 SETTLE_S = 0.3
 """From the subscriber's word to the first message, so that the broker knows of the subscription."""
 END_S = 30.0
@@ -76,6 +79,72 @@ def bench_ingest(messages: int = 20_000, repeats: int = 5, progress: Callable[[i
     return [received, one, ratio(one, received), many, ratio(many, one)]
 
 
+def bench_steady(gates: int = 10_000, messages_per_s: int = 1_000, seconds: int = 60) -> list[Figure]:
+    """Measure how long after its publication a reading is stored, and the memory of ingest, with many gates at a steady rate.
+
+    Raises
+    ------
+    BenchError
+        Not every reading was stored, or the publisher could not keep to the rate.
+    BrokerStartError
+        Mosquitto is not on this machine.
+    """
+    messages = messages_per_s * seconds
+    with tempfile.TemporaryDirectory(prefix="sluicewatch-bench-") as name:
+        database = Path(name) / "historian.sqlite"
+        _prepare(database, gates)
+        with (
+            start_broker(Path(name) / "broker", kind="mosquitto") as broker,
+            _child("publisher", *map(str, (broker.port, messages, 1, gates, messages_per_s))) as publisher,
+            _child("subscriber", str(broker.port), str(messages), _url(database)) as subscriber,
+        ):
+            _hear(publisher)
+            _hear(subscriber)
+            time.sleep(SETTLE_S)
+            assert publisher.stdin is not None
+            publisher.stdin.write("\n")
+            publisher.stdin.flush()
+            start_s, late_s = float(_hear(publisher)), float(_hear(publisher))
+            _hear(subscriber)
+            told = json.loads(_hear(subscriber))
+        stored = _count(database)
+    if stored != messages:
+        raise BenchError(f"bench steady: {messages} readings were sent and {stored} stored")
+    if late_s > seconds / 10:
+        raise BenchError(f"bench steady: the publisher fell {late_s:.1f} s behind {messages_per_s} messages/s")
+    waits_ms = delays_ms(told["batches"], start_s, messages_per_s)
+    named = f"{gates} gates, {messages_per_s} messages/s for {seconds} s"
+    return [
+        Figure(
+            "steady",
+            f"{named}: from the moment a message is due to its reading on disk, {share} %",
+            "ms",
+            (float(np.percentile(waits_ms, share)),),
+            counts={"sent": messages, "stored": stored},
+        )
+        for share in (50, 95, 99)
+    ] + [
+        Figure("steady", f"{named}: latest message of the publisher", "ms", (late_s * 1000,)),
+        Figure("steady", f"{named}: peak memory of ingest", "MB", (told["peak_mb"],)),
+    ]
+
+
+def delays_ms(batches: Sequence[tuple[float, int]], start_s: float, messages_per_s: float) -> Floats:
+    """How long each message waited, from when it was due until the batch it came in was stored and acknowledged.
+
+    One publisher's messages are stored in their order: so message k came in the first batch after which there were more than k.
+
+    Examples
+    --------
+    >>> delays_ms([(10.25, 1), (12.5, 3)], start_s=10.0, messages_per_s=1.0).tolist()
+    [250.0, 1500.0, 500.0]
+    """
+    ends_s, totals = np.array([end_s for end_s, _ in batches]), np.array([total for _, total in batches])
+    number = np.arange(totals[-1])
+    waits: Floats = (ends_s[np.searchsorted(totals, number, side="right")] - start_s - number / messages_per_s) * 1000
+    return waits
+
+
 def _figure(run: Run, outcomes: Sequence[Outcome]) -> Figure:
     sent = run.messages * run.readings
     rates = tuple(sent / outcome.seconds for outcome in outcomes)
@@ -102,6 +171,8 @@ def _measure(run: Run, empty: Path, folder: Path) -> Outcome:
         publisher.stdin.write("\n")
         publisher.stdin.flush()
         started, ended = float(_hear(publisher)), float(_hear(subscriber))
+        if run.stores:
+            _hear(subscriber)  # what it took, which does not matter here
         subscriber.wait(END_S)
         publisher.wait(END_S)
     stored, sent = _count(database), run.messages * run.readings
@@ -110,11 +181,11 @@ def _measure(run: Run, empty: Path, folder: Path) -> Outcome:
     return Outcome(ended - started, stored)
 
 
-def _prepare(database: Path) -> None:
+def _prepare(database: Path, gate_count: int = GATES) -> None:
     """Make the historian that every run starts with: migrated, with its gates and channels, without a reading."""
     engine = historian.connect(_url(database))
     store.migrate(engine)
-    gates = [{"gate_id": f"G{gate}", "station_id": f"S{gate // 10}"} for gate in range(GATES)]
+    gates = [{"gate_id": f"G{gate}", "station_id": f"S{gate // 10}"} for gate in range(gate_count)]
     names = [(*split_name(name), unit) for name, unit in UNITS.items()]
     channels = [
         Channel(gate["gate_id"], component, quantity, unit, point)

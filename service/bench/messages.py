@@ -17,9 +17,9 @@ NOW = FIRST + timedelta(days=30)
 _QOS_1_PUBLISH = b"\x32"
 
 
-def publish_packets(messages: int, readings: int) -> Iterator[bytes]:
+def publish_packets(messages: int, readings: int, gates: int = GATES) -> Iterator[bytes]:
     """Encode messages of so many readings each, one component after the other and a second between its readings."""
-    series = GATES * len(COMPONENTS)
+    series = gates * len(COMPONENTS)
     for number in range(messages):
         gate, component = divmod(number % series, len(COMPONENTS))
         first = number // series * readings

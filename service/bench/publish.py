@@ -7,7 +7,6 @@ subscriber in a process of its own, which is this module run as a program. Publi
 from __future__ import annotations
 
 import queue
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from pipeline.simulator import make_fleet, stream_readings
 from pipeline.simulator.publish import FleetPublisher, Station, allow_connections, fleet_messages
 from service.bench.report import BenchError, Figure
+from service.bench.subscriber import peak_mb
 from service.broker import HOST, start_broker, tied
 
 READY = "ready"
@@ -73,7 +73,7 @@ def bench_publish(
                 raise BenchError(f"bench publish: of {planned} messages {publisher.published} went out in {seconds + LATE_S:g} s")
         publisher.wait_acknowledged(LATE_S)
         took_s = time.monotonic() - began
-        peak_mb = _peak_mb()
+        memory_mb = peak_mb()
         received = int(_ask(subscriber, publisher.published))
     counts = {
         "gates": gates,
@@ -90,7 +90,7 @@ def bench_publish(
             "publish", f"{named}: each acknowledged and received", "messages/s", (publisher.published / took_s,), counts=counts
         ),
         Figure("publish", f"{len(stations)} gateways connected, statuses said", "s", (connect_s,)),
-        Figure("publish", f"peak memory of the process, {gates} gates", "MB", (peak_mb,)),
+        Figure("publish", f"peak memory of the process, {gates} gates", "MB", (memory_mb,)),
     ]
 
 
@@ -101,11 +101,6 @@ def _first(messages: int, stations: Mapping[str, Station]) -> dict[str, Station]
         station_id: station._replace(messages=islice(station.messages, each + (number < more)))
         for number, (station_id, station) in enumerate(stations.items())
     }
-
-
-def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes here
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The publisher of the ingest bench, a process: a bare socket that sends packets encoded beforehand, so it costs little.
 
 It says ``ready`` when all are encoded, starts when it reads a line, and then says the monotonic second of its start, a
-clock that all processes of a machine share.
+clock that all processes of a machine share. With a rate it keeps to it, and at the end says by how much it was late at most.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from service.bench.messages import connect_packet, publish_packets
+from service.bench.messages import GATES, connect_packet, publish_packets
 from service.broker import HOST
 
 IN_FLIGHT = 2_000
@@ -42,6 +42,20 @@ class Publisher:
             self._socket.sendall(b"".join(packets[start : start + AT_ONCE]))
         drain.join()
 
+    def send_steadily(self, packets: list[bytes], messages_per_s: float, start_s: float) -> float:
+        """Send each packet at its moment; return by how many seconds one went out too late, at most."""
+        drain = threading.Thread(target=self._drain, args=(PUBACK_BYTES * len(packets),))
+        drain.start()
+        latest_s = 0.0
+        for number, packet in enumerate(packets):
+            early_s = start_s + number / messages_per_s - time.monotonic()
+            if early_s > 0:
+                time.sleep(early_s)
+            self._socket.sendall(packet)
+            latest_s = max(latest_s, time.monotonic() - start_s - number / messages_per_s)
+        drain.join()
+        return latest_s
+
     def _drain(self, expected_bytes: int) -> None:
         while self._acknowledged_bytes < expected_bytes:
             received = self._socket.recv(65_536)
@@ -50,17 +64,24 @@ class Publisher:
             self._acknowledged_bytes += len(received)
 
 
-def main(port: int, messages: int, readings: int) -> None:
+def main(port: int, messages: int, readings: int, gates: int = GATES, messages_per_s: int = 0) -> None:
     """Be the process."""
-    packets = list(publish_packets(messages, readings))
+    packets = list(publish_packets(messages, readings, gates))
     publisher = Publisher(port)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    _say("ready")
     sys.stdin.readline()
-    sys.stdout.write(f"{time.monotonic()}\n")
+    start_s = time.monotonic()
+    _say(f"{start_s}")
+    if messages_per_s:
+        _say(f"{publisher.send_steadily(packets, messages_per_s, start_s)}")
+    else:
+        publisher.send(packets)
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
-    publisher.send(packets)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]))
+    main(*map(int, sys.argv[1:]))

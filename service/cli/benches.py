@@ -30,7 +30,7 @@ def _gates(fewest: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @out_option
 @click.pass_context
 def bench_group(context: click.Context, out: Path | None) -> None:
-    """Measure how fast the service is on this machine; without a command, everything (some minutes) but `publish`.
+    """Measure how fast the service is on this machine; without a command, everything (some minutes) but what lasts longer.
 
     \b
     sluicewatch bench --out bench.json
@@ -54,6 +54,24 @@ def ingest(messages: int, repeats: int, out: Path | None) -> None:
     sluicewatch bench ingest --messages 20000 --repeats 5
     """
     _tell(_ingest(messages, repeats), out)
+
+
+@bench_group.command()
+@option("--gates", type=click.IntRange(1, 10_000), default=10_000, show_default=True, help="Gates, five components each.")
+@option("--rate", type=click.IntRange(1, 100_000), default=1_000, show_default=True, help="Messages a second of them all.")
+@option("--seconds", type=click.IntRange(1, 3_600), default=60, show_default=True, help="How long.")
+@out_option
+def steady(gates: int, rate: int, seconds: int, out: Path | None) -> None:
+    """Messages of many gates at a steady rate: how long until each is stored, and the memory of ingest.
+
+    Needs Mosquitto. As it lasts for --seconds, `bench` without a command leaves it out.
+
+    \b
+    sluicewatch bench steady --gates 10000 --rate 1000 --seconds 60
+    """
+    from service.bench.ingest import bench_steady
+
+    _tell(bench_steady(gates, rate, seconds), out)
 
 
 @bench_group.command()

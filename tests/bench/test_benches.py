@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from click.testing import CliRunner
 
 from pipeline.simulator import write_dataset
 from service.bench import drift
+from service.bench.ingest import delays_ms
 from service.bench.messages import publish_packets
 from service.bench.report import Figure, document, ratio, table
 from service.bench.score import bench_many
+from service.bench.subscriber import peak_mb
 from service.cli import main
 
 FIELDS = {"bench", "measured", "against", "unit", "median", "low", "high", "values", "counts"}
@@ -49,11 +53,41 @@ def test_the_ingest_bench_stores_every_reading_it_sends(tmp_path: Path) -> None:
     bare, single, of_bare, arrays, of_single = figures("ingest", "--messages", "300", "--repeats", "1", out=tmp_path / "f.json")
 
     assert single["counts"] == {"messages": 300, "sent": 300, "stored": 300}
-    assert arrays["counts"] == {"messages": 30, "sent": 900, "stored": 900}
+    assert arrays["counts"] == {"messages": 30, "sent": 3000, "stored": 3000}
     assert of_bare["against"] == bare["measured"]
     assert of_bare["values"] == [one / other for one, other in zip(single["values"], bare["values"], strict=True)]
     assert of_single["against"] == single["measured"]
     assert all(positive(figure) and len(figure["values"]) == 1 for figure in (bare, single, of_bare, arrays, of_single))
+
+
+@pytest.mark.broker
+@pytest.mark.usefixtures("mosquitto_program")
+def test_the_steady_bench_stores_every_reading_and_tells_how_long_each_waited(tmp_path: Path) -> None:
+    half, most, nearly_all, late, memory = figures(
+        "steady", "--gates", "30", "--rate", "100", "--seconds", "2", out=tmp_path / "f.json"
+    )
+
+    assert half["counts"] == {"sent": 200, "stored": 200}
+    assert 0 < half["median"] <= most["median"] <= nearly_all["median"]
+    assert (late["unit"], memory["unit"]) == ("ms", "MB")
+    assert positive(memory)
+
+
+def test_a_message_waits_from_when_it_is_due_until_its_batch_is_stored() -> None:
+    batches = [(10.4, 2), (10.4, 2), (11.0, 3), (12.0, 6)]
+    slowly = [next(end for end, total in batches if total > number) - 10.0 - number / 4 for number in range(6)]
+
+    assert delays_ms(batches, start_s=10.0, messages_per_s=4.0) == pytest.approx([1000 * wait for wait in slowly])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there a child begins with what its parent took")
+def test_peak_memory_is_that_of_the_process_alone() -> None:
+    taken = bytearray(b"x") * 300_000_000
+    command = [sys.executable, "-c", "from service.bench.subscriber import peak_mb; print(peak_mb())"]
+
+    told = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert 5 < told < len(taken) / 1e6 < peak_mb()
 
 
 @pytest.mark.broker
