@@ -271,10 +271,8 @@ def _score_gates(
             rows, forecasts = rows[~rows["gate_id"].isin(known)], forecasts[~forecasts["gate_id"].isin(known)]
         stored = [forecast_row(row) for row in forecasts.to_dict("records")]
         store.save_forecasts(connection, stored)
-        if shadow is not None:
-            store.save_shadow(
-                connection, [forecast_row(row) for row in shadow[~shadow["gate_id"].isin(known)].to_dict("records")]
-            )
+        unknown = shadow[~shadow["gate_id"].isin(known)]
+        store.save_shadow(connection, [forecast_row(row) for row in unknown.to_dict("records")])
         if model.reference is not None:
             store.save_drift_days(connection, day_rows(rows, forecasts, model.version))
         explain = partial(find_evidence, connection, model.forecaster, rows, as_of=as_of)
@@ -451,12 +449,12 @@ def score_due(
 
 def _challenger(registry: Path, challenger: models.Model | None) -> models.Model | None:
     """The challenger of the day; None where there is none, or none that can be loaded."""
-    version = models.aliases(registry).get(models.CHALLENGER)
-    if version is None or (challenger is not None and challenger.version == version):
-        return None if version is None else challenger
     try:
+        version = models.aliases(registry).get(models.CHALLENGER)
+        if version is None or (challenger is not None and challenger.version == version):
+            return None if version is None else challenger
         challenger = models.load(registry, version)
-    except models.RegistryError as error:
+    except (models.RegistryError, OSError) as error:  # the champion's day must not suffer
         log.error("the challenger cannot be loaded: %s", error)
         return None
     log.info("%s forecasts beside the champion from now on", challenger.version)

@@ -151,3 +151,12 @@ def test_a_challenger_whose_bytes_were_changed_is_not_loaded(models: Path, caplo
 
     assert scoring._challenger(models, None) is None
     assert "the challenger cannot be loaded" in caplog.text
+
+
+def test_damaged_aliases_leave_the_champion_at_work_without_a_challenger(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    champion = registry.load(models)
+    (models / registry.ALIASES).write_text("{")
+
+    assert scoring._newest(models, champion) is champion
+    assert scoring._challenger(models, None) is None
+    assert "the challenger cannot be loaded" in caplog.text
