@@ -218,9 +218,14 @@ def promote(
                 f"of the same gates; {OVERRIDE}"
             )
         if rule == "better":
-            if comparison is None or {comparison.candidate, comparison.champion} != {version, before}:
-                assert dataset is not None
+            if comparison is not None and (comparison.candidate, comparison.champion) != (candidate.version, before):
+                raise PromotionRefused(
+                    f"{candidate.version} must be compared with {before}; {comparison.candidate} was compared with "
+                    f"{comparison.champion}"
+                )
+            if dataset is not None:
                 comparison = compare_models(dataset, candidate, champion, seed=seed, jobs=jobs, progress=progress)
+            assert comparison is not None
             told = comparison.verdict
             if comparison.objections:
                 raise PromotionRefused(f"{told}; {OVERRIDE}")

@@ -160,3 +160,16 @@ def test_damaged_aliases_leave_the_champion_at_work_without_a_challenger(models:
     assert scoring._newest(models, champion) is champion
     assert scoring._challenger(models, None) is None
     assert "the challenger cannot be loaded" in caplog.text
+
+
+def test_what_a_challenger_says_proves_nothing_for_another_version(sqlite_engine: Engine, models: Path) -> None:
+    champion = registry.aliases(models)["champion"]
+    live(sqlite_engine, champion, theirs=guesses, ours=knows, days=range(0, 119))
+    promotion.challenge(models, "mine", at=NOW, actor="zhang")
+    found = compare_shadow(sqlite_engine, models, NOW)
+    registry.save_tuned(models, "other", parent=champion, policy=registry.load(models).policy, tuned={}, card="")
+
+    with pytest.raises(promotion.PromotionRefused, match="other must be compared with .*; mine was compared with"):
+        promotion.promote(models, "other", comparison=found, at=NOW, actor="zhang")
+
+    assert registry.aliases(models) == {"champion": champion, "challenger": "mine"}
