@@ -1,12 +1,13 @@
 """The challenger against the champion, on what both said of the living gates and on outcomes that are known by now.
 
-Both forecast the same rows on the same midnights, so nothing has to be made anew, and neither had seen what came.
+Both forecast the same rows on the same midnights, so nothing has to be made anew. Neither had seen what came: days that one
+of them learnt from, which a backlog may hold, do not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,7 @@ FEWEST_DAYS = 14
 """Matured midnights below which nothing is compared."""
 
 HORIZON_D = 14
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TooEarly(BadInput):
@@ -43,9 +45,9 @@ def compare_shadow(engine: Engine, registry_dir: Path, now: datetime, *, seed: i
     if registry.CHALLENGER not in aliases:
         raise TooEarly(f"{registry_dir} has no challenger; `sluicewatch models challenge VERSION` appoints one")
     challenger, champion = (registry.load(registry_dir, aliases[name]) for name in (registry.CHALLENGER, registry.CHAMPION))
-    until = matured_until(now, HORIZON_D)
+    until, after = matured_until(now, HORIZON_D), max(_learnt_until(model) for model in (challenger, champion))
     with engine.connect() as connection:
-        pair = store.load_both(connection, challenger.version, champion.version, until)
+        pair = store.load_both(connection, challenger.version, champion.version, after, until)
         maintenance = historian.load_table(connection, historian.maintenance)
         gates = connection.execute(sa.select(historian.gates.c.gate_id, historian.gates.c.hoist_type)).all()
     days = len({row["as_of"] for row in pair[0]})
@@ -65,6 +67,12 @@ def compare_shadow(engine: Engine, registry_dir: Path, now: datetime, *, seed: i
         simulated=False,
         seed=seed,
     )
+
+
+def _learnt_until(model: registry.Model) -> datetime:
+    """Until when it knows outcomes of real gates; simulated time is not the river's."""
+    training = model.manifest["training"]
+    return LONG_AGO if training["simulated"] else datetime.fromisoformat(training["labels_until"])
 
 
 def _frame(rows: Sequence[store.Row]) -> pd.DataFrame:

@@ -62,11 +62,13 @@ def save_shadow(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(sa.insert(shadow_forecasts), list(rows))
 
 
-def load_both(connection: Connection, challenger: str, champion: str, until: datetime) -> tuple[list[Row], list[Row]]:
-    """What two versions said of the same gates on the same midnights up to `until`, the challenger in the champion's shadow."""
+def load_both(
+    connection: Connection, challenger: str, champion: str, after: datetime, until: datetime
+) -> tuple[list[Row], list[Row]]:
+    """What two versions said of the same gates on the same midnights after one and up to another, one in the other's shadow."""
     ours, theirs = shadow_forecasts.c, forecasts.c
     same = sa.and_(ours.gate_id == theirs.gate_id, ours.component == theirs.component, ours.as_of == theirs.as_of)
-    which = (ours.model_version == challenger, theirs.model_version == champion, theirs.as_of <= until)
+    which = (ours.model_version == challenger, theirs.model_version == champion, theirs.as_of > after, theirs.as_of <= until)
     joint = shadow_forecasts.join(forecasts, same)
     first, second = (sa.select(table).select_from(joint).where(*which) for table in (shadow_forecasts, forecasts))
     return all_rows(connection.execute(first)), all_rows(connection.execute(second))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -173,3 +174,23 @@ def test_what_a_challenger_says_proves_nothing_for_another_version(sqlite_engine
         promotion.promote(models, "other", comparison=found, at=NOW, actor="zhang")
 
     assert registry.aliases(models) == {"champion": champion, "challenger": "mine"}
+
+
+@pytest.mark.parametrize(("simulated", "first"), [(False, "2026-05-01"), (True, "2026-03-01")])
+def test_days_that_a_challenger_learnt_from_do_not_count(
+    sqlite_engine: Engine, models: Path, simulated: bool, first: str
+) -> None:
+    shipped = registry.load(models)
+    training = {**shipped.manifest["training"], "simulated": simulated, "labels_until": "2026-04-30T00:00:00+00:00"}
+    golden = pd.read_parquet(models / shipped.version / registry.GOLDEN).drop(columns="expected_p_14d")
+    cards: dict[str, Any] = {"metrics": {}, "card": "", "data_card": ""}
+    mine = {"forecaster": shipped.forecaster, "policy": shipped.policy, "golden_rows": golden, **cards}
+    registry.save(models, "late", training=training, **mine)
+    live(sqlite_engine, shipped.version, theirs=guesses, ours=knows, days=range(0, 119))
+    with historian.writing(sqlite_engine) as connection:
+        store.save_shadow(connection, stored(knows, "late", range(119)))  # a backlog, scored after it had learnt
+    promotion.challenge(models, "late", at=NOW, actor="zhang")
+
+    found = compare_shadow(sqlite_engine, models, NOW)
+
+    assert found.reports["late"]["first_as_of"][:10] == first
