@@ -153,7 +153,11 @@ def _certificate_alert(error: ssl.SSLError) -> str:
     if "ALERT" not in reason or not ("CERT" in reason or "CA" in reason):
         return ""
     words = reason.partition("ALERT_")[2].replace("_", " ").lower()
-    return f"it refuses our certificate, or that we show none (--mqtt-certificate, --mqtt-key): {words}"
+    return f"{_REFUSES}: {words}"
+
+
+_REFUSES = "it refuses our certificate, or that we show none (--mqtt-certificate, --mqtt-key)"
+_HUNG_UP = f"it hung up before it answered; perhaps {_REFUSES}"
 
 
 class _Client(mqtt.Client):
@@ -332,7 +336,10 @@ class Subscription:
             try:
                 sock.flush()
             except OSError as error:
-                raise BrokerError(f"mqtt: {self._address}: {error.strerror or error}") from None
+                with suppress(OSError):
+                    sock.recv(1)  # what the broker said before it hung up
+                hung_up = _HUNG_UP if isinstance(error, ssl.SSLEOFError) and not self._accepted else ""
+                raise BrokerError(f"mqtt: {self._address}: {sock.alert or hung_up or error.strerror or error}") from None
 
     def _check(self, code: MQTTErrorCode) -> None:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:

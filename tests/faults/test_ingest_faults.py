@@ -100,6 +100,26 @@ def ingesting(database: str, broker: Broker, failpoint: str = "", health_port: i
         process.join()
 
 
+def begin_session(database: str, broker: Broker, engine: Engine) -> None:
+    """Let ingest subscribe once; from then on its session collects. What was acknowledged before, nobody has lost."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="probe")
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    query = sa.select(historian.gates.c.gate_id, historian.gates.c.station_id, historian.gates.c.connection).order_by("gate_id")
+
+    def heard() -> bool:
+        with engine.connect() as connection:
+            gate_id, station_id, said = connection.execute(query).first()
+        client.publish(f"sluicewatch/v1/{station_id}/{gate_id}/status", '{"status": "offline"}', qos=1)
+        time.sleep(0.1)
+        return said is not None
+
+    with ingesting(database, broker):
+        eventually(heard)
+    client.disconnect()
+    client.loop_stop()
+
+
 @contextmanager
 def publishing(broker: Broker, per_s: float) -> Iterator[Published]:
     """A device that sends a reading after the other with QoS 1 until the block ends, and what was acknowledged by then."""
@@ -160,8 +180,7 @@ def catch_up(database: str, broker: Broker, engine: Engine, wanted: int) -> None
 
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(mosquitto: Broker, database: str, engine: Engine) -> None:
     moment = random.Random(20260301)
-    with ingesting(database, mosquitto):
-        time.sleep(1.0)  # the session exists from now on, and collects
+    begin_session(database, mosquitto, engine)
     with publishing(mosquitto, per_s=300) as published:
         for _ in range(KILLS):
             with ingesting(database, mosquitto):
@@ -176,8 +195,7 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(mosquitto: Broker
 @pytest.mark.parametrize("point", ["ingest.before_commit", "ingest.after_commit"])
 def test_killed_at_a_failpoint_it_loses_and_doubles_nothing(mosquitto: Broker, database: str, engine: Engine, point: str) -> None:
     moment = random.Random(point)
-    with ingesting(database, mosquitto):
-        time.sleep(1.0)
+    begin_session(database, mosquitto, engine)
     with publishing(mosquitto, per_s=300) as published:
         for _ in range(max(3, KILLS // 2)):
             with ingesting(database, mosquitto, f"{point}:{moment.randint(1, 5)}") as process:
@@ -190,6 +208,7 @@ def test_killed_at_a_failpoint_it_loses_and_doubles_nothing(mosquitto: Broker, d
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_broker_that_ends_in_order_again_and_again_loses_nothing(mosquitto: Broker, database: str, engine: Engine) -> None:
+    begin_session(database, mosquitto, engine)
     with ingesting(database, mosquitto) as process, publishing(mosquitto, per_s=100) as published:
         for _ in range(RESTARTS):
             time.sleep(1.0)
@@ -205,8 +224,7 @@ def test_a_broker_that_ends_in_order_again_and_again_loses_nothing(mosquitto: Br
 def test_a_broker_that_is_killed_loses_at_most_what_came_since_its_last_save(
     mosquitto: Broker, database: str, engine: Engine
 ) -> None:
-    with ingesting(database, mosquitto):
-        time.sleep(1.0)
+    begin_session(database, mosquitto, engine)
     with publishing(mosquitto, per_s=100) as published:  # nobody listens: all of it is in the broker's hands
         for _ in range(RESTARTS):
             time.sleep(2.5)
@@ -329,8 +347,7 @@ def test_one_message_in_a_hundred_of_poison_stops_nothing_and_all_are_accounted_
     client.max_queued_messages_set(0)
     client.connect("127.0.0.1", mosquitto.port)
     client.loop_start()
-    with ingesting(database, mosquitto):
-        time.sleep(1.0)  # the session exists from now on
+    begin_session(database, mosquitto, engine)
     with ingesting(database, mosquitto) as process:
         sent = []
         for n in range(STREAM):
@@ -450,8 +467,7 @@ def test_late_repeated_and_shuffled_messages_and_kills_change_nothing(
     client.max_queued_messages_set(0)
     client.connect("127.0.0.1", mosquitto.port)
     client.loop_start()
-    with ingesting(url, mosquitto):
-        time.sleep(1.0)
+    begin_session(url, mosquitto, engine)
 
     quarter = -(-len(messages) // 4)
     for start in range(0, len(messages), quarter):
