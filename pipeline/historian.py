@@ -454,6 +454,11 @@ def tally(connection: Connection, name: str, n: int) -> None:
     )
 
 
+def refused(reason: str) -> str:
+    """The counter of messages refused for a reason."""
+    return f"refused_{reason}"
+
+
 def load_tallies(connection: Connection) -> dict[str, int]:
     """Every counter by name."""
     return {row.name: row.value for row in connection.execute(sa.select(tallies))}

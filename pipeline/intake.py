@@ -287,7 +287,7 @@ def put_aside(connection: Connection, messages: Sequence[Message], refusal: Read
     """Put whole messages into quarantine for one reason; the caller commits."""
     rows = [_quarantine_row(message, [refusal], now) for message in messages]
     historian.put_in_quarantine(connection, rows)
-    stored = Stored(quarantined=len(rows), last_refusal=_told(rows[-1]))
+    stored = Stored(quarantined=len(rows), refused=Counter([refusal.reason] * len(rows)), last_refusal=_told(rows[-1]))
     _tally(connection, stored)
     return stored
 
@@ -326,6 +326,8 @@ def retry(connection: Connection, rows: Sequence[Any], dialects: Dialects = NATI
         retried.refused.update(stored.refused)
     # each was counted when it came
     historian.tally(connection, "messages_quarantined", -len(again))
+    for reason, n in Counter(row.reason for row in again).items():
+        historian.tally(connection, historian.refused(reason), -n)
     return retried
 
 
@@ -429,8 +431,8 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return the text with NUL (PostgreSQL refuses it) and lone surrogates (UTF-8 does) written out."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    """Return the text with what no terminal or database should meet written out: control characters and lone surrogates."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _tally(connection: Connection, stored: Stored) -> None:
@@ -441,6 +443,7 @@ def _tally(connection: Connection, stored: Stored) -> None:
         "readings_received": stored.readings,
         "values_in_conflict": stored.conflicts,
     }
+    counts |= {historian.refused(reason): n for reason, n in stored.refused.items()}
     for name, n in counts.items():
         if n:
             historian.tally(connection, name, n)

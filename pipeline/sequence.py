@@ -15,7 +15,8 @@ GRACE_S = 60.0
 RESTART = 10_000
 """A number so far from the expected one begins a new count, and so does 0."""
 
-MOST_TOPICS = 100_000
+MOST_TOPICS, MOST_MISSING = 100_000, 200_000
+"""No device can make us remember more than so many counts and missing numbers; beyond it a gap begins a new count."""
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Sequences:
     def __init__(self) -> None:
         self._counts: dict[str, _Count] = {}
         self._open: set[str] = set()
+        self._missing = 0
 
     def saw(self, topic: str, number: int, at_s: float) -> None:
         """Note that a message with this number came."""
@@ -42,11 +44,14 @@ class Sequences:
             count.following += 1
         elif number in count.missing:
             del count.missing[number]
-        elif count.following < number < count.following + RESTART:
+            self._missing -= 1
+        elif 0 < (gap := number - count.following) < RESTART - len(count.missing) and self._missing + gap <= MOST_MISSING:
+            self._missing += gap
             count.missing |= dict.fromkeys(range(count.following, number), at_s)
             count.following = number + 1
             self._open.add(topic)
-        elif number == 0 or abs(number - count.following) >= RESTART:
+        elif number == 0 or gap > 0 or gap <= -RESTART:
+            self._missing -= len(count.missing)
             self._counts[topic] = _Count(number + 1)
 
     def lost(self, at_s: float) -> Mapping[str, int]:
@@ -57,6 +62,7 @@ class Sequences:
             old = [number for number, since_s in missing.items() if at_s - since_s >= GRACE_S]
             for number in old:
                 del missing[number]
+            self._missing -= len(old)
             if old:
                 given_up[topic] = len(old)
             if not missing:

@@ -188,7 +188,7 @@ def test_what_cannot_be_used_is_kept_with_its_reason_and_counted(engine: Engine)
     assert (row.received_at, row.topic, row.reason) == (NOW, "sluicewatch/v1/S1/G9/motor/telemetry", "unknown_gate")
     assert row.payload == message({"velocity_rms": 1.0}).payload
     assert "G9" in row.detail
-    assert tallies(engine) == {"messages_stored": 1, "messages_quarantined": 1, "readings_received": 1}
+    assert tallies(engine) == {"messages_stored": 1, "messages_quarantined": 1, "refused_unknown_gate": 1, "readings_received": 1}
 
 
 def test_a_half_good_message_is_stored_and_put_aside(engine: Engine) -> None:
@@ -197,7 +197,7 @@ def test_a_half_good_message_is_stored_and_put_aside(engine: Engine) -> None:
     assert (stored.ok, stored.quarantined, stored.with_readings) == (0, 1, 1)
     assert rows_of(engine) == [{"ts": NOW, "motor.velocity_rms": 1.0}]
     assert [row.reason for row in quarantine(engine)] == ["out_of_range"]
-    assert tallies(engine) == {"messages_stored": 1, "messages_quarantined": 1, "readings_received": 1}
+    assert tallies(engine) == {"messages_stored": 1, "messages_quarantined": 1, "refused_out_of_range": 1, "readings_received": 1}
 
 
 def test_of_a_long_message_the_beginning_is_kept(engine: Engine) -> None:
@@ -206,13 +206,13 @@ def test_of_a_long_message_the_beginning_is_kept(engine: Engine) -> None:
     assert quarantine(engine)[0].payload == b"x" * 4096
 
 
-def test_text_that_a_database_would_refuse_is_written_out(engine: Engine) -> None:
+def test_text_that_a_database_or_a_terminal_would_choke_on_is_written_out(engine: Engine) -> None:
     odd = {"a\x00b": 1.0, "c\ud800": 2.0}
 
-    store(engine, Message("sluicewatch/v1/\x00\ud800", b"{}"), message(odd))
+    store(engine, Message("sluicewatch/v1/\x00\ud800\x1b[31m\u95f8", b"{}"), message(odd))
 
     first, second = quarantine(engine)
-    assert first.topic == "sluicewatch/v1/\\x00\\ud800"
+    assert first.topic == "sluicewatch/v1/\\x00\\ud800\\x1b[31m\u95f8"
     assert "a\\x00b" in second.detail
 
 
@@ -283,7 +283,7 @@ def test_a_whole_message_can_be_put_aside_for_a_reason_of_the_caller(engine: Eng
 
     assert stored.quarantined == 1
     assert [(row.reason, row.detail) for row in quarantine(engine)] == [("not_storable", "why")]
-    assert tallies(engine) == {"messages_quarantined": 1}
+    assert tallies(engine) == {"messages_quarantined": 1, "refused_not_storable": 1}
 
 
 def test_a_refused_message_is_judged_again_as_of_the_time_it_came(engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 import random
 
-from pipeline.sequence import GRACE_S, RESTART, Sequences
+from pipeline.sequence import GRACE_S, MOST_MISSING, RESTART, Sequences
 
 
 def fed(*numbers: int, topic: str = "a") -> Sequences:
@@ -47,3 +47,13 @@ def test_of_a_shuffled_stream_as_many_are_lost_as_are_left_out() -> None:
     shuffled = [kept[0], *sorted(kept[1:-1], key=lambda number: number + chance.uniform(0, 20)), kept[-1]]
 
     assert fed(*shuffled).lost(GRACE_S) == {"a": len(numbers) - len(kept)}
+
+
+def test_no_device_makes_us_remember_without_end() -> None:
+    jumps = [n * (RESTART - 1) for n in range(1, 300)]
+    counts = fed(0, *jumps)
+    for topic in range(100):
+        for number in (1, RESTART - 10):
+            counts.saw(f"t{topic}", number, 0.0)
+
+    assert sum(counts.lost(GRACE_S).values()) <= MOST_MISSING

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Engine
 
 from pipeline import historian
 from pipeline.adapters import Message
-from pipeline.intake import Registry, store_messages
+from pipeline.intake import Registry, retry, store_messages
 from service import store
 from service.door_watch import watch_door
 
@@ -40,7 +40,6 @@ def test_a_thousand_spoofed_messages_are_one_event_and_no_reading(engine: Engine
         (notice,) = store.open_notices(connection)
         assert connection.scalar(sa.select(sa.func.count()).select_from(historian.readings)) == 0
     assert notice.detail["messages"] == 1000
-    assert notice.detail["reasons"] == {"identity_mismatch": 1000}
     assert notice.detail["topics"] == {
         "sluicewatch/v1/DSH-S9/DSH-S1-G1/motor/telemetry": 600,
         "sluicewatch/v1/DSH-S8/DSH-S1-G1/motor/telemetry": 400,
@@ -58,6 +57,23 @@ def test_it_goes_on_without_more_words_and_ends_after_a_quiet_hour(engine: Engin
     assert watch(engine, NOW + 9 * HOUR) == ["door.refused", "door.quiet"]
     spoof(engine, 1, at=NOW + 10 * HOUR)
     assert watch(engine, NOW + 10 * HOUR) == ["door.refused", "door.quiet", "door.refused"]
+
+
+def test_it_is_told_whatever_became_of_the_messages_meanwhile(engine: Engine) -> None:
+    spoof(engine, 3)
+    assert watch(engine, NOW) == ["door.refused"]
+    assert watch(engine, NOW + HOUR) == ["door.refused", "door.quiet"]
+    with historian.writing(engine) as connection:
+        retried = retry(connection, historian.list_quarantine(connection)[::-1])
+    assert retried.refused == {"identity_mismatch": 3}
+    assert watch(engine, NOW + 2 * HOUR) == ["door.refused", "door.quiet"]  # old ones judged again are not new ones
+    with historian.writing(engine) as connection:
+        connection.execute(sa.delete(historian.quarantine))
+    spoof(engine, 1, at=NOW + 3 * HOUR)
+    with historian.writing(engine) as connection:
+        connection.execute(sa.delete(historian.quarantine))
+
+    assert watch(engine, NOW + 3 * HOUR) == ["door.refused", "door.quiet", "door.refused"]
 
 
 def test_other_refusals_are_not_about_names(engine: Engine) -> None:
