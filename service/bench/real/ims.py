@@ -129,8 +129,8 @@ def _alarms(named: str, evidence: Mapping[str, Floats], of: ImsSet, threshold: f
 def _shipped(rows: Mapping[str, pd.DataFrame]) -> list[Figure]:
     """Cases that the model in the box opens on the same stretched rows, at its own threshold."""
     with tempfile.TemporaryDirectory(prefix="sluicewatch-bench-") as name:
-        registry.seed(Path(name))
-        model = registry.load(Path(name))
+        registry.seed(Path(name) / "registry")
+        model = registry.load(Path(name) / "registry")
     figures = []
     for set_name, of_set in rows.items():
         forecasts = model.forecaster.predict(of_set)
