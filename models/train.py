@@ -41,7 +41,20 @@ CALIBRATED_AT_D = (7, 14, 21)
 BARE = ("velocity_rms", "temperature")
 """The least a gate must measure (DATASET.md)."""
 
-BARE_EVERY = 2
+_SHAKEN = ("acceleration_rms", "acceleration_peak")
+_CONTROLLED = ("moving", "load", "ambient_temperature")
+BETWEEN: tuple[tuple[str, ...], ...] = (
+    ("moving",),
+    _CONTROLLED,
+    _SHAKEN,
+    (*_SHAKEN, "kurtosis", "crest_factor"),
+    ("current", "ambient_temperature"),
+    (*_CONTROLLED, "opening", "head", "water_level", "humidity", "current"),
+    (*_SHAKEN, "kurtosis", "crest_factor", "moving", "ambient_temperature"),
+)
+"""What stations between the barest and one that tells everything have besides `BARE`: a signal of movement, what a gate's
+controller knows, vibration sensors of two makes, a clamp meter, and all but one of these."""
+
 GOLDEN_DAYS = 12
 
 Progress = Callable[[str, int, int], None]
@@ -131,9 +144,9 @@ def train(
     later = rows[developing & ~teaches].reset_index(drop=True)
     testing = rows[split.tests(rows)].reset_index(drop=True)
 
-    bare = _bare_rows(dataset, split, jobs, say, None if keep is None else keep / "poorer-stations")
+    poorer = _rows_of_poorer_stations(dataset, split, jobs, say, keep)
     forecaster, out_of_fold = _fit_and_calibrate(
-        teaching, later, bare, history, observed_until, failures, seed, settings, say, jobs
+        teaching, later, poorer, history, observed_until, failures, seed, settings, say, jobs
     )
     forecaster = replace(forecaster, version=name)
     shipped = registry.shipped_policy()
@@ -305,20 +318,23 @@ def _silent(stage: str, done: int, of: int) -> None:
     """Nobody is watching."""
 
 
-def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress, keep: Path | None) -> pd.DataFrame:
-    """Some of the teaching gates once more, as a station with nothing but `BARE` would see them.
+def _rows_of_poorer_stations(dataset: Dataset, split: Split, jobs: int, say: Progress, keep: Path | None) -> pd.DataFrame:
+    """The teaching gates once more, each as some poorer station would see it: every second with nothing but `BARE`.
 
     Stations differ in what they measure; a model that has only seen rich ones makes nonsense of poor ones.
     """
-    if set(dataset.channels["quantity"]) <= set(BARE):
+    measured = set(dataset.channels["quantity"])
+    bare, *between = dict.fromkeys(frozenset({*BARE, *added} & measured) for added in ((), *BETWEEN))
+    between = [station for station in between if station != measured]
+    if bare == measured:
         return pd.DataFrame()
-    shared = sorted(split.development)[::BARE_EVERY]
+    turns = [station for one in between for station in (bare, one)] or [bare]
     rows = from_dataset(
         dataset,
         progress=lambda done, of: say("features of poorer stations", done, of),
         jobs=jobs,
-        gate_ids=shared,
-        quantities=BARE,
+        gate_ids=sorted(split.development),
+        quantities={gate_id: turns[number % len(turns)] for number, gate_id in enumerate(dataset.gate_ids)},
         compact=True,
         keep=keep,
     )
@@ -328,7 +344,7 @@ def _bare_rows(dataset: Dataset, split: Split, jobs: int, say: Progress, keep: P
 def _fit_and_calibrate(
     rows: pd.DataFrame,
     later: pd.DataFrame,
-    bare: pd.DataFrame,
+    poorer: pd.DataFrame,
     history: History,
     observed_until: Mapping[str, datetime],
     failures: Mapping[str, int],
@@ -339,7 +355,7 @@ def _fit_and_calibrate(
 ) -> tuple[Forecaster, pd.DataFrame]:
     """Return the calibrated forecaster, and forecasts of every gate by forecasters that had not seen it.
 
-    `later` rows of the same gates are forecast only, `bare` rows only teach.
+    `later` rows of the same gates are forecast only, `poorer` rows only teach.
     """
     here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
     folds_of_gates = gate_folds(here, FOLDS, seed=seed)
@@ -347,8 +363,8 @@ def _fit_and_calibrate(
     say("fit", 0, len(masks) + 1)
 
     def learn(held_out: npt.NDArray[np.bool_]) -> Forecaster:
-        poor = bare[~bare["gate_id"].isin(rows["gate_id"][held_out].unique())] if len(bare) else bare
-        seen = pd.concat([rows[~held_out], poor], ignore_index=True)
+        too = poorer[~poorer["gate_id"].isin(rows["gate_id"][held_out].unique())] if len(poorer) else poorer
+        seen = pd.concat([rows[~held_out], too], ignore_index=True)
         return fit(seen, history, observed_until, features=FEATURES, seed=seed, settings=settings)
 
     def fitted(held_out: npt.NDArray[np.bool_]) -> tuple[Forecaster, FloatArray]:

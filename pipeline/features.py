@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, datetime
 from functools import partial
@@ -143,7 +143,7 @@ def from_dataset(
     progress: Callable[[int, int], None] | None = None,
     jobs: int = 1,
     gate_ids: Sequence[str] | None = None,
-    quantities: Sequence[str] | None = None,
+    quantities: Mapping[str, Collection[str]] | None = None,
     compact: bool = False,
     keep: Path | None = None,
 ) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def from_dataset(
     ----------
     jobs : processes that share the gates; the rows are the same
     gate_ids : these gates only
-    quantities : as a station would see it that measures nothing but these
+    quantities : for some gates, as a station would see them that measures nothing but these
     compact : hold features in single precision, which is enough to learn from
     keep : folder that keeps each gate's rows once they are made, so that a run that was cut short goes on where it
         stopped; whoever names it answers for it that dataset, code and these parameters are the same
@@ -165,10 +165,11 @@ def from_dataset(
     """
     parts = []
     gate_ids = dataset.gate_ids if gate_ids is None else gate_ids
+    quantities = quantities or {}
     work = partial(_of_gate, dataset, as_ofs, quantities, compact)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        work = partial(_kept, keep, work)
+        work = partial(_kept, keep, work, quantities)
     for done, rows in enumerate(_each_gate(gate_ids, work, jobs), start=1):
         if len(rows):
             parts.append(rows)
@@ -190,18 +191,25 @@ def _each_gate(gate_ids: Sequence[str], work: Callable[[str], pd.DataFrame], job
 
 
 def _of_gate(
-    dataset: Dataset, as_ofs: Sequence[datetime] | None, quantities: Sequence[str] | None, compact: bool, gate_id: str
+    dataset: Dataset,
+    as_ofs: Sequence[datetime] | None,
+    quantities: Mapping[str, Collection[str]],
+    compact: bool,
+    gate_id: str,
 ) -> pd.DataFrame:
-    history = history_of(dataset, gate_id, quantities)
+    history = history_of(dataset, gate_id, quantities.get(gate_id))
     if not len(history.days):
         return pd.DataFrame(columns=[*_KEYS, *FEATURES])
     rows = build(history, _midnights(history.days) if as_ofs is None else as_ofs)
     return _compact(rows) if compact else rows
 
 
-def _kept(folder: Path, work: Callable[[str], pd.DataFrame], gate_id: str) -> pd.DataFrame:
+def _kept(
+    folder: Path, work: Callable[[str], pd.DataFrame], quantities: Mapping[str, Collection[str]], gate_id: str
+) -> pd.DataFrame:
     """The rows of a gate as they were kept, else made and kept: whole or not at all, whenever the process dies."""
-    file = folder / f"{gate_id}.parquet"
+    only = f"@{'+'.join(sorted(quantities[gate_id]))}" if gate_id in quantities else ""
+    file = folder / f"{gate_id}{only}.parquet"
     if file.is_file():
         kept: pd.DataFrame = pq.read_table(file).to_pandas()
         return kept
@@ -219,7 +227,7 @@ def _kept(folder: Path, work: Callable[[str], pd.DataFrame], gate_id: str) -> pd
 
 
 def history_of(
-    dataset: Dataset, gate_id: str, quantities: Sequence[str] | None = None, before: datetime | None = None
+    dataset: Dataset, gate_id: str, quantities: Collection[str] | None = None, before: datetime | None = None
 ) -> GateHistory:
     """Cut one gate's readings (of some `quantities`) into operations, with its maintenance records beside.
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import pipeline
 from models import drift, registry
+from models import train as train_module
 from models.evaluate import evaluate, table
 from models.forecast import COLUMNS, ForecastError, Settings
 from models.labels import LabelError
@@ -112,7 +113,7 @@ def test_the_manifest_alone_is_enough_to_remake_the_same_files(dataset, folder, 
     assert backtest(dataset, remade.model, day, day)["p_14d"].equals(backtest(dataset, candidate.model, day, day)["p_14d"])
 
 
-def test_a_training_that_was_cut_short_goes_on_where_it_stopped(dataset, folder, tmp_path, monkeypatch):
+def test_a_training_that_was_cut_short_goes_on_where_it_stopped(dataset, candidate, folder, tmp_path, monkeypatch):
     cache, made, build = tmp_path / "cache", [], features.build
 
     def counted(history, as_ofs):
@@ -163,6 +164,37 @@ def test_kept_rows_are_not_used_for_other_data_or_other_code(dataset, tmp_path, 
     monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline" / "__init__.py"))
     begin()
     assert len(list(cache.iterdir())) == 3
+
+
+def test_gates_teach_once_more_as_the_poorer_stations_that_they_are_not(dataset, tmp_path, monkeypatch):
+    fewest, told = {"velocity_rms", "temperature"}, {}
+
+    def spied(*arguments, quantities=None, gate_ids=None, **named):
+        told.update({gate_id: set(quantities[gate_id]) for gate_id in gate_ids or ()})
+        return from_dataset(*arguments, quantities=quantities, gate_ids=gate_ids, **named)
+
+    monkeypatch.setattr(train_module, "from_dataset", spied)
+    poor = shutil.copytree(dataset.path, tmp_path / "poor")
+    there = {*fewest, "moving", "ambient_temperature"}
+    channels = pd.read_csv(poor / "channels.csv")
+    channels[channels["quantity"].isin(there)].to_csv(poor / "channels.csv", index=False)
+    for file in (poor / "readings").iterdir():
+        readings = pd.read_parquet(file)
+        kept = ["ts", *(name for name in readings.columns if name.rpartition(".")[2] in there)]
+        readings[kept].to_parquet(file, index=False)
+
+    for name, of in (("rich", dataset), ("poor", open_dataset(poor))):
+        told.clear()
+        learnt = train(of, registry_dir=tmp_path / "registry", name=name, seed=3, settings=QUICK)
+        seen = [told.get(gate_id) for gate_id in dataset.gate_ids]
+        assert set(told) == set(learnt.model.manifest["training"]["learnt_gates"])
+        assert all(station in (None, fewest) for station in seen[::2])
+        if name == "rich":
+            assert all(station is None or station > fewest for station in seen[1::2])
+            assert len({frozenset(station) for station in seen[1::2] if station}) > 1
+        else:  # all that there is but movement or the air's temperature; never what the rows themselves are
+            between = [fewest | {"moving"}, fewest | {"ambient_temperature"}]
+            assert all(station is None or station in between for station in seen[1::2])
 
 
 def test_what_was_learnt_from_is_kept_for_drift_where_the_gates_are_enough(dataset, rows, candidate, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Features: what they must show on a gate whose wear is known, and what they must never know."""
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -316,6 +317,27 @@ def test_kept_rows_are_the_rows_that_were_made(tmp_path: Path, compact: bool) ->
     pd.testing.assert_frame_equal(keeping, made, check_exact=True)
     pd.testing.assert_frame_equal(kept, made, check_exact=True)
     assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == [f"{gate_id}.parquet" for gate_id in dataset.gate_ids]
+
+
+def test_a_gate_is_seen_as_a_poorer_station_would_see_it_and_kept_apart(tmp_path: Path) -> None:
+    few = ("velocity_rms", "temperature", "moving")
+    write_dataset(tmp_path / "fleet", gates=2, days=40, seed=8, heartbeat_min=60)
+    rich = open_dataset(tmp_path / "fleet")
+    poorer, other = rich.gate_ids
+    poor = shutil.copytree(rich.path, tmp_path / "poor")
+    readings = pd.read_parquet(poor / "readings" / f"{poorer}.parquet")
+    kept = ["ts", *(name for name in readings.columns if name.rpartition(".")[2] in few)]
+    readings[kept].to_parquet(poor / "readings" / f"{poorer}.parquet", index=False)
+
+    for _ in range(2):  # the second time they are kept
+        seen = features.from_dataset(rich, quantities={poorer: few}, keep=tmp_path / "kept")
+
+        expected = features.from_dataset(open_dataset(poor))
+        pd.testing.assert_frame_equal(seen, expected, check_exact=True)
+    full = features.from_dataset(rich, keep=tmp_path / "kept")
+    pd.testing.assert_frame_equal(full, features.from_dataset(rich), check_exact=True)
+    assert seen.loc[seen["gate_id"] == poorer, "acceleration_z"].isna().all()
+    assert seen.loc[seen["gate_id"] == other, "acceleration_z"].notna().any()
 
 
 def test_a_gate_without_components_has_no_rows_and_hurts_no_other():
