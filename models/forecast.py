@@ -64,8 +64,8 @@ FEWEST_OF_A_KIND = 8
 POOLED = ""
 """The logistic regression of all kinds together; it stands in for kinds that have none of their own."""
 
-RICH = ("acceleration_z", "impulse_z", "current_z", "load_7d")
-"""Features that a station with vibration velocity and temperature alone does not have."""
+SHAKEN, ASKED = ("acceleration_z", "impulse_z"), ("current_z", "load_7d")
+"""Features by which a row knows more of its vibration than the velocity, and what was asked of the machine."""
 
 MOST_SCALED = 6.0
 STEPS = 20
@@ -361,11 +361,16 @@ def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
 def kinds_of(rows: pd.DataFrame) -> npt.NDArray[np.str_]:
     """The kind of each row's component, by which it gets its logistic regression; a name of the user's own is ``other``.
 
-    Rows of a gate that measures nothing of `RICH` are of a ``bare`` kind of their own: what stands for more there is less.
+    Rows that know nothing of `SHAKEN`, of `ASKED` or of both are of kinds of their own: what is left stands for more there.
     """
     kinds = rows["component"].where(rows["component"].isin(COMPONENT_KINDS), "other").to_numpy(dtype=str)
-    rich = rows[[name for name in RICH if name in rows]].notna().any(axis=1).to_numpy(dtype=bool)
-    return np.where(rich, kinds, np.char.add("bare ", kinds))
+
+    def known(names: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return rows[[name for name in names if name in rows]].notna().any(axis=1).to_numpy(dtype=bool)
+
+    shaken, asked = known(SHAKEN), known(ASKED)
+    told = np.select([shaken & asked, shaken, asked], ["", "unasked ", "unshaken "], "bare ")
+    return np.char.add(told, kinds)
 
 
 def scale(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
@@ -448,7 +453,7 @@ def fit(
         z = scale(x, parts)
         parts["trees"] = _fit_trees(_expanded(in_steps(z), at, teaching.horizon_d), teaching, settings, n_failures, seed)
         kinds = kinds_of(rows)
-        expanded = _expanded(with_hinges(z), at, np.log(teaching.horizon_d))
+        expanded = _expanded(with_hinges(z).astype(np.float32), at, np.log(teaching.horizon_d))
         parts["logistic"] = _fit_logistics(expanded, teaching, settings, kinds[teaching.place], failures)
         del expanded
         modes = _fit_modes(z, labels.iloc[used], failures[used])
@@ -501,7 +506,7 @@ def draw_teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_r
 
 def _expanded(z: FloatArray, at: IntArray, horizon: FloatArray) -> FloatArray:
     """Rows `at` of `z` with the horizon as one more column, piece by piece: a second copy of them all would be a gigabyte."""
-    out = np.empty((len(at), z.shape[1] + 1))
+    out = np.empty((len(at), z.shape[1] + 1), dtype=z.dtype)
     for start in range(0, len(at), _ROWS_AT_ONCE):
         piece = slice(start, start + _ROWS_AT_ONCE)
         out[piece, :-1] = z[at[piece]]
