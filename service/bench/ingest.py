@@ -28,7 +28,7 @@ from service.bench.messages import COMPONENTS, GATES, UNITS
 from service.bench.report import BenchError, Figure, ratio
 from service.broker import start_broker, tied
 
-READINGS_TOGETHER = 100
+READINGS_TOGETHER, POISON_EVERY = 100, 100
 SETTLE_S = 0.3
 """From the subscriber's word to the first message, so that the broker knows of the subscription."""
 END_S = 30.0
@@ -49,6 +49,16 @@ class Outcome:
     """How long one run took, and how many readings the historian has after it (none for the bare subscriber)."""
 
     seconds: float
+    stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Steady:
+    """One run: how long each message waited, by how much the publisher was late at most, what ingest took and stored."""
+
+    waits_ms: Floats
+    late_s: float
+    peak_mb: float
     stored: int
 
 
@@ -79,8 +89,16 @@ def bench_ingest(messages: int = 20_000, repeats: int = 5, progress: Callable[[i
     return [received, one, ratio(one, received), many, ratio(many, one)]
 
 
-def bench_steady(gates: int = 10_000, messages_per_s: int = 1_000, seconds: int = 60) -> list[Figure]:
+def bench_steady(
+    gates: int = 10_000,
+    messages_per_s: int = 1_000,
+    seconds: int = 60,
+    repeats: int = 3,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Figure]:
     """Measure how long after its publication a reading is stored, and the memory of ingest, with many gates at a steady rate.
+
+    Runs in which every hundredth message is poison take turns with runs without: what do they cost the good ones?
 
     Raises
     ------
@@ -89,44 +107,66 @@ def bench_steady(gates: int = 10_000, messages_per_s: int = 1_000, seconds: int 
     BrokerStartError
         Mosquitto is not on this machine.
     """
-    messages = messages_per_s * seconds
+    waits_ms: dict[int, list[Floats]] = {0: [], POISON_EVERY: []}
+    late_ms, peaks_mb, stored = [], [], []
     with tempfile.TemporaryDirectory(prefix="sluicewatch-bench-") as name:
-        database = Path(name) / "historian.sqlite"
-        _prepare(database, gates)
-        with (
-            start_broker(Path(name) / "broker", kind="mosquitto") as broker,
-            _child("publisher", *map(str, (broker.port, messages, 1, gates, messages_per_s))) as publisher,
-            _child("subscriber", str(broker.port), str(messages), _url(database)) as subscriber,
-        ):
-            _hear(publisher)
-            _hear(subscriber)
-            time.sleep(SETTLE_S)
-            assert publisher.stdin is not None
-            publisher.stdin.write("\n")
-            publisher.stdin.flush()
-            start_s, late_s = float(_hear(publisher)), float(_hear(publisher))
-            _hear(subscriber)
-            told = json.loads(_hear(subscriber))
-        stored = _count(database)
-    if stored != messages:
-        raise BenchError(f"bench steady: {messages} readings were sent and {stored} stored")
+        empty = Path(name) / "empty.sqlite"
+        _prepare(empty, gates)
+        for number in range(2 * repeats):
+            poison_every = (0, POISON_EVERY)[number % 2]
+            steady = _keep_steady(empty, Path(name) / f"{number}", gates, messages_per_s, seconds, poison_every)
+            waits_ms[poison_every].append(steady.waits_ms)
+            if not poison_every:
+                late_ms.append(steady.late_s * 1000)
+                peaks_mb.append(steady.peak_mb)
+                stored.append(steady.stored)
+            if progress is not None:
+                progress(number + 1, 2 * repeats)
+    named = f"{gates} gates, {messages_per_s} messages/s for {seconds} s"
+    counts = {"sent": messages_per_s * seconds, "stored": min(stored)}
+
+    def wait(share: int, poison_every: int = 0) -> Figure:
+        values = tuple(float(np.percentile(waits, share)) for waits in waits_ms[poison_every])
+        too = f", of them {100 // poison_every} % poison" if poison_every else ""
+        told = f"{named}{too}: from the moment a message is due to its reading on disk, {share} %"
+        return Figure("steady", told, "ms", values, counts={} if poison_every else counts)
+
+    clean, poisoned = wait(99), wait(99, POISON_EVERY)
+    return [
+        wait(50),
+        wait(95),
+        clean,
+        poisoned,
+        ratio(poisoned, clean),
+        Figure("steady", f"{named}: latest message of the publisher", "ms", tuple(late_ms)),
+        Figure("steady", f"{named}: peak memory of ingest", "MB", tuple(peaks_mb)),
+    ]
+
+
+def _keep_steady(empty: Path, folder: Path, gates: int, messages_per_s: int, seconds: int, poison_every: int) -> _Steady:
+    folder.mkdir()
+    database, messages = folder / "historian.sqlite", messages_per_s * seconds
+    shutil.copy(empty, database)
+    with (
+        start_broker(folder / "broker", kind="mosquitto") as broker,
+        _child("publisher", *map(str, (broker.port, messages, 1, gates, messages_per_s, poison_every))) as publisher,
+        _child("subscriber", str(broker.port), str(messages), _url(database)) as subscriber,
+    ):
+        _hear(publisher)
+        _hear(subscriber)
+        time.sleep(SETTLE_S)
+        assert publisher.stdin is not None
+        publisher.stdin.write("\n")
+        publisher.stdin.flush()
+        start_s, late_s = float(_hear(publisher)), float(_hear(publisher))
+        _hear(subscriber)
+        told = json.loads(_hear(subscriber))
+    stored, good = _count(database), messages - (-(-messages // poison_every) if poison_every else 0)
+    if stored != good:
+        raise BenchError(f"bench steady: {good} readings were sent and {stored} stored")
     if late_s > seconds / 10:
         raise BenchError(f"bench steady: the publisher fell {late_s:.1f} s behind {messages_per_s} messages/s")
-    waits_ms = delays_ms(told["batches"], start_s, messages_per_s)
-    named = f"{gates} gates, {messages_per_s} messages/s for {seconds} s"
-    return [
-        Figure(
-            "steady",
-            f"{named}: from the moment a message is due to its reading on disk, {share} %",
-            "ms",
-            (float(np.percentile(waits_ms, share)),),
-            counts={"sent": messages, "stored": stored},
-        )
-        for share in (50, 95, 99)
-    ] + [
-        Figure("steady", f"{named}: latest message of the publisher", "ms", (late_s * 1000,)),
-        Figure("steady", f"{named}: peak memory of ingest", "MB", (told["peak_mb"],)),
-    ]
+    return _Steady(delays_ms(told["batches"], start_s, messages_per_s), late_s, told["peak_mb"], stored)
 
 
 def delays_ms(batches: Sequence[tuple[float, int]], start_s: float, messages_per_s: float) -> Floats:

@@ -1,7 +1,8 @@
-"""The messages of the ingest bench: which gates and channels there are, and their telemetry as finished MQTT packets."""
+"""The messages of the ingest bench: which gates and channels there are, their telemetry as finished MQTT packets, and poison."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from collections.abc import Iterator
@@ -14,18 +15,49 @@ FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = FIRST + timedelta(days=30)
 """The present of the ingest under test; all readings are older."""
 
+GOOD = b'{"t": "2026-02-28T00:00:00Z", "values": {"velocity_rms": 1.5}, "units": {"velocity_rms": "mm/s"}}'
+
+
+def poison(topic: str) -> dict[str, tuple[str, bytes]]:
+    """Messages on a component's topic (or near it) that no receiver can use, by what is wrong: a topic and a payload each."""
+    version, station, gate, component, _ = topic.rsplit("/", 4)
+    return {
+        "not JSON": (topic, b"velocity 1.3"),
+        "bad UTF-8": (topic, GOOD.replace(b"mm/s", b"\xff\xfe")),
+        "300 KB": (topic, b"{" + b" " * 307_200 + b"}"),
+        "depth 1,000": (topic, b"[" * 1_000 + b"]" * 1_000),
+        "NaN": (topic, GOOD.replace(b"1.5", b"NaN")),
+        "Infinity": (topic, GOOD.replace(b"1.5", b"-Infinity")),
+        "1e400": (topic, GOOD.replace(b"1.5", b"1e400")),
+        "above 2^63": (topic, GOOD.replace(b'"2026-02-28T00:00:00Z"', b"9223372036854775809")),
+        "wrong type": (topic, GOOD.replace(b"1.5", b'[{"a": 1}]')),
+        "missing field": (topic, b'{"values": {"velocity_rms": 1.5}}'),
+        "unknown gate": (f"{version}/{station}/{gate}404404/{component}/telemetry", GOOD),
+        "wrong topic depth": (f"{version}/{station}/{gate}/{component}/more/telemetry", GOOD),
+        "empty": (topic, b""),
+        "gzip": (topic, gzip.compress(GOOD)),
+    }
+
+
 _QOS_1_PUBLISH = b"\x32"
 
 
-def publish_packets(messages: int, readings: int, gates: int = GATES) -> Iterator[bytes]:
-    """Encode messages of so many readings each, one component after the other and a second between its readings."""
-    series = gates * len(COMPONENTS)
+def publish_packets(messages: int, readings: int, gates: int = GATES, poison_every: int = 0) -> Iterator[bytes]:
+    """Encode messages of so many readings each, one component after the other and a second between its readings.
+
+    With `poison_every`, the first of so many is `poison` instead.
+    """
+    series, bad = gates * len(COMPONENTS), list(poison(f"sluicewatch/v1/S0/G0/{COMPONENTS[0]}/telemetry").values())
     for number in range(messages):
-        gate, component = divmod(number % series, len(COMPONENTS))
-        first = number // series * readings
-        payload = _payload([_reading(first + k) for k in range(readings)])
-        topic = f"sluicewatch/v1/S{gate // 10}/G{gate}/{COMPONENTS[component]}/telemetry".encode()
-        body = struct.pack("!H", len(topic)) + topic + struct.pack("!H", number % 65_535 + 1) + payload
+        if poison_every and number % poison_every == 0:
+            topic, payload = bad[number // poison_every % len(bad)]
+        else:
+            gate, component = divmod(number % series, len(COMPONENTS))
+            first = number // series * readings
+            payload = _payload([_reading(first + k) for k in range(readings)])
+            topic = f"sluicewatch/v1/S{gate // 10}/G{gate}/{COMPONENTS[component]}/telemetry"
+        to = topic.encode()
+        body = struct.pack("!H", len(to)) + to + struct.pack("!H", number % 65_535 + 1) + payload
         yield _QOS_1_PUBLISH + _variable_length(len(body)) + body
 
 

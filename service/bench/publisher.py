@@ -64,9 +64,9 @@ class Publisher:
             self._acknowledged_bytes += len(received)
 
 
-def main(port: int, messages: int, readings: int, gates: int = GATES, messages_per_s: int = 0) -> None:
+def main(port: int, messages: int, readings: int, gates: int = GATES, messages_per_s: int = 0, poison_every: int = 0) -> None:
     """Be the process."""
-    packets = list(publish_packets(messages, readings, gates))
+    packets = list(publish_packets(messages, readings, gates, poison_every))
     publisher = Publisher(port)
     _say("ready")
     sys.stdin.readline()

@@ -59,19 +59,22 @@ def ingest(messages: int, repeats: int, out: Path | None) -> None:
 @bench_group.command()
 @option("--gates", type=click.IntRange(1, 10_000), default=10_000, show_default=True, help="Gates, five components each.")
 @option("--rate", type=click.IntRange(1, 100_000), default=1_000, show_default=True, help="Messages a second of them all.")
-@option("--seconds", type=click.IntRange(1, 3_600), default=60, show_default=True, help="How long.")
+@option("--seconds", type=click.IntRange(1, 3_600), default=60, show_default=True, help="How long a run is.")
+@_repeats(3)
 @out_option
-def steady(gates: int, rate: int, seconds: int, out: Path | None) -> None:
+def steady(gates: int, rate: int, seconds: int, repeats: int, out: Path | None) -> None:
     """Messages of many gates at a steady rate: how long until each is stored, and the memory of ingest.
 
-    Needs Mosquitto. As it lasts for --seconds, `bench` without a command leaves it out.
+    Each repeat is two runs: one of good messages, and one in which one of a hundred is poison. Needs Mosquitto. As it lasts,
+    `bench` without a command leaves it out.
 
     \b
     sluicewatch bench steady --gates 10000 --rate 1000 --seconds 60
     """
     from service.bench.ingest import bench_steady
 
-    _tell(bench_steady(gates, rate, seconds), out)
+    with counted_progress("steady") as progress:
+        _tell(bench_steady(gates, rate, seconds, repeats, progress), out)
 
 
 @bench_group.command()

@@ -63,14 +63,25 @@ def test_the_ingest_bench_stores_every_reading_it_sends(tmp_path: Path) -> None:
 @pytest.mark.broker
 @pytest.mark.usefixtures("mosquitto_program")
 def test_the_steady_bench_stores_every_reading_and_tells_how_long_each_waited(tmp_path: Path) -> None:
-    half, most, nearly_all, late, memory = figures(
-        "steady", "--gates", "30", "--rate", "100", "--seconds", "2", out=tmp_path / "f.json"
+    half, most, nearly_all, poisoned, times, late, memory = figures(
+        "steady", "--gates", "30", "--rate", "100", "--seconds", "2", "--repeats", "1", out=tmp_path / "f.json"
     )
 
     assert half["counts"] == {"sent": 200, "stored": 200}
     assert 0 < half["median"] <= most["median"] <= nearly_all["median"]
+    assert times["median"] == pytest.approx(poisoned["median"] / nearly_all["median"])
     assert (late["unit"], memory["unit"]) == ("ms", "MB")
     assert positive(memory)
+
+
+def test_the_first_of_every_hundred_messages_is_poison_of_the_next_kind() -> None:
+    good, mixed = list(publish_packets(1_500, 1)), list(publish_packets(1_500, 1, poison_every=100))
+
+    assert [number for number in range(1_500) if good[number] != mixed[number]] == list(range(0, 1_500, 100))
+    bad = mixed[::100]
+    assert len(set(bad[:14])) == 14
+    assert b"velocity 1.3" in bad[0]
+    assert b"velocity 1.3" in bad[14]
 
 
 def test_a_message_waits_from_when_it_is_due_until_its_batch_is_stored() -> None:

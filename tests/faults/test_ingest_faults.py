@@ -3,7 +3,6 @@
 Ten kills, three restarts and a second without storage; `make faults` asks for 200, 20 and 60 by ``FAULTS_KILLS``.
 """
 
-import gzip
 import json
 import logging
 import multiprocessing
@@ -37,6 +36,7 @@ from pipeline.readings import QUANTITIES
 from pipeline.simulator import write_dataset
 from pipeline.transfer import import_readings, register_fleet
 from service import store
+from service.bench.messages import GOOD, poison
 from service.broker import Broker, free_port
 from service.live_features import load_features, refresh_operations
 from tests.checker import Account, Published, account, stored_values
@@ -318,23 +318,6 @@ def test_while_storage_is_away_nothing_is_acknowledged_and_all_is_made_up_for(
 
 
 TOPIC = "sluicewatch/v1/S1/G1/motor/telemetry"
-GOOD = b'{"t": "2026-02-28T00:00:00Z", "values": {"velocity_rms": 1.5}, "units": {"velocity_rms": "mm/s"}}'
-POISON = {
-    "not JSON": (TOPIC, b"velocity 1.3"),
-    "bad UTF-8": (TOPIC, GOOD.replace(b"mm/s", b"\xff\xfe")),
-    "300 KB": (TOPIC, b"{" + b" " * 307_200 + b"}"),
-    "depth 1,000": (TOPIC, b"[" * 1_000 + b"]" * 1_000),
-    "NaN": (TOPIC, GOOD.replace(b"1.5", b"NaN")),
-    "Infinity": (TOPIC, GOOD.replace(b"1.5", b"-Infinity")),
-    "1e400": (TOPIC, GOOD.replace(b"1.5", b"1e400")),
-    "above 2^63": (TOPIC, GOOD.replace(b'"2026-02-28T00:00:00Z"', b"9223372036854775809")),
-    "wrong type": (TOPIC, GOOD.replace(b"1.5", b'[{"a": 1}]')),
-    "missing field": (TOPIC, b'{"values": {"velocity_rms": 1.5}}'),
-    "unknown gate": ("sluicewatch/v1/S1/G404/motor/telemetry", GOOD),
-    "wrong topic depth": ("sluicewatch/v1/S1/G1/motor/more/telemetry", GOOD),
-    "empty": (TOPIC, b""),
-    "gzip": (TOPIC, gzip.compress(GOOD)),
-}
 STREAM = 100_000 if KILLS >= 100 else 2_000
 
 
@@ -342,7 +325,7 @@ STREAM = 100_000 if KILLS >= 100 else 2_000
 def test_one_message_in_a_hundred_of_poison_stops_nothing_and_all_are_accounted_for(
     mosquitto: Broker, database: str, engine: Engine
 ) -> None:
-    at_ms, bad, published = to_ms(workers.NOW - timedelta(days=2)), list(POISON.values()), Published()
+    at_ms, bad, published = to_ms(workers.NOW - timedelta(days=2)), list(poison(TOPIC).values()), Published()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="sensor", clean_session=False)
     client.max_queued_messages_set(0)
     client.connect("127.0.0.1", mosquitto.port)
