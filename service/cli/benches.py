@@ -77,6 +77,26 @@ def steady(gates: int, rate: int, seconds: int, repeats: int, out: Path | None) 
         _tell(bench_steady(gates, rate, seconds, repeats, progress), out)
 
 
+@bench_group.command(name="import")
+@option("--gates", type=click.IntRange(1, 10_000), default=32, show_default=True, help="Gates of the fleet.")
+@option("--days", type=click.IntRange(1, 10_000), default=720, show_default=True, help="Days of the fleet.")
+@_repeats(1)
+@option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes that simulate the fleet.")
+@out_option
+def import_(gates: int, days: int, repeats: int, jobs: int, out: Path | None) -> None:
+    """Values a second from a dataset folder into an empty historian, and the memory that takes.
+
+    Not part of the run without a command: the default, 50 million values, takes some minutes.
+
+    \b
+    sluicewatch bench import --gates 32 --days 720
+    """
+    from service.bench.importing import bench_import
+
+    with counted_progress("import") as progress:
+        _tell(bench_import(gates, days, repeats, jobs, progress), out)
+
+
 @bench_group.command()
 @_gates(2)
 @days_option

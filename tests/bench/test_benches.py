@@ -74,6 +74,16 @@ def test_the_steady_bench_stores_every_reading_and_tells_how_long_each_waited(tm
     assert positive(memory)
 
 
+def test_the_import_bench_brings_in_every_value(tmp_path: Path) -> None:
+    rate, memory = figures("import", "--gates", "2", "--days", "3", "--repeats", "2", out=tmp_path / "f.json")
+
+    write_dataset(tmp_path / "fleet", gates=2, days=3, seed=1)
+    frames = [pd.read_parquet(file).drop(columns="ts") for file in (tmp_path / "fleet" / "readings").iterdir()]
+    assert rate["counts"] == {"values": sum(int(frame.notna().to_numpy().sum()) for frame in frames)}
+    assert (rate["unit"], memory["unit"]) == ("values/s", "MB")
+    assert all(positive(figure) and len(figure["values"]) == 2 for figure in (rate, memory))
+
+
 def test_the_first_of_every_hundred_messages_is_poison_of_the_next_kind() -> None:
     good, mixed = list(publish_packets(1_500, 1)), list(publish_packets(1_500, 1, poison_every=100))
 
