@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -67,6 +67,10 @@ POOLED = ""
 SHAKEN, ASKED = ("acceleration_z", "impulse_z"), ("current_z", "load_7d")
 """Features by which a row knows more of its vibration than the velocity, and what was asked of the machine."""
 
+RICH, RICH_SHARE = "rich", 0.5
+"""Rows whose gate knows both of some component have trees of their own, where they hold such a share of the failures; all other
+rows have those of all rows together."""
+
 MOST_SCALED = 6.0
 STEPS = 20
 """The trees see scaled features in steps of 1/20: with so few different values they need not choose their bins by weighted
@@ -90,7 +94,7 @@ class Settings:
     ----------
     trees, fewest_trees : one tree for each failure, within these bounds: more failures bear a longer boosting
     rows_per_leaf : at least that many, where one failure stands for some 160 rows
-    healthy_rows : how many rows far from a failure are kept
+    healthy_rows : how many rows far from a failure are kept, of rich gates and of others each
     """
 
     trees: int = 400
@@ -189,8 +193,8 @@ class Forecaster:
         if scored.any():
             with threadpool_limits(limits=1):
                 z = scale(x[scored], self.parts)
-                kinds = kinds_of(rows[scored])
-                out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z) + LOGISTIC_SHARE * self._logistic(z, kinds)
+                rich, kinds = is_rich(rows[scored]), kinds_of(rows[scored])
+                out[scored] = (1 - LOGISTIC_SHARE) * self._trees(z, rich) + LOGISTIC_SHARE * self._logistic(z, kinds)
         return out
 
     def log_odds_14d(self, rows: pd.DataFrame) -> FloatArray:
@@ -205,10 +209,14 @@ class Forecaster:
         varied = [self.features[place] for place in self.parts["varied"]]
         return dict(zip(varied, self.parts["middle"].tolist(), strict=True))
 
-    def _trees(self, z: FloatArray) -> FloatArray:
-        trees, stepped = self.parts["trees"], in_steps(z)
-        asked = [trees.decision_function(np.column_stack([stepped, np.full(len(z), h)])) for h in self.horizons_d]
-        return np.column_stack(asked)
+    def _trees(self, z: FloatArray, rich: npt.NDArray[np.bool_]) -> FloatArray:
+        by_kind: Mapping[str, HistGradientBoostingClassifier] = self.parts["trees"]
+        stepped, out = in_steps(z), np.empty((len(z), len(self.horizons_d)))
+        for trees, own in ((by_kind.get(RICH, by_kind[POOLED]), rich), (by_kind[POOLED], ~rich)):
+            for place, horizon_d in enumerate(self.horizons_d if own.any() else ()):
+                asked = np.column_stack([stepped[own], np.full(int(own.sum()), horizon_d)])
+                out[own, place] = trees.decision_function(asked)
+        return out
 
     def _logistic(self, z: FloatArray, kinds: npt.NDArray[np.str_]) -> FloatArray:
         by_kind: Mapping[str, FloatArray] = self.parts["logistic"]
@@ -361,16 +369,22 @@ def _interpolation(horizons_d: Sequence[int]) -> FloatArray:
 def kinds_of(rows: pd.DataFrame) -> npt.NDArray[np.str_]:
     """The kind of each row's component, by which it gets its logistic regression; a name of the user's own is ``other``.
 
-    Rows that know nothing of `SHAKEN`, of `ASKED` or of both are of kinds of their own: what is left stands for more there.
+    Rows of gates that are not rich are of kinds of their own, by what they know of `SHAKEN` and of `ASKED`: what is left stands
+    for more there.
     """
     kinds = rows["component"].where(rows["component"].isin(COMPONENT_KINDS), "other").to_numpy(dtype=str)
-
-    def known(names: Sequence[str]) -> npt.NDArray[np.bool_]:
-        return rows[[name for name in names if name in rows]].notna().any(axis=1).to_numpy(dtype=bool)
-
-    shaken, asked = known(SHAKEN), known(ASKED)
-    told = np.select([shaken & asked, shaken, asked], ["", "unasked ", "unshaken "], "bare ")
+    told = np.select([is_rich(rows), _knows(rows, SHAKEN), _knows(rows, ASKED)], ["", "unasked ", "unshaken "], "bare ")
     return np.char.add(told, kinds)
+
+
+def is_rich(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether each row's gate knows more than velocity of some component's vibration, and what was asked of the machine."""
+    of_gate = [f"{kind}_{name}" for kind in COMPONENT_KINDS for name in SHAKEN]
+    return _knows(rows, (*SHAKEN, *of_gate)) & _knows(rows, ASKED)
+
+
+def _knows(rows: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    return np.asarray(rows[[name for name in names if name in rows]].notna().any(axis=1), dtype=bool)
 
 
 def scale(x: FloatArray, parts: Mapping[str, Any]) -> FloatArray:
@@ -405,6 +419,10 @@ class Teaching:
     horizon_d: FloatArray
     y: FloatArray
     weight: FloatArray
+
+    def and_(self, others: Teaching) -> Teaching:
+        """These rows, and after them the others."""
+        return Teaching(*(np.concatenate([getattr(self, part.name), getattr(others, part.name)]) for part in fields(self)))
 
 
 def fit(
@@ -443,15 +461,20 @@ def fit(
             f"at least {FEWEST_FAILURES} component failures with scored days before them are needed to learn from; "
             f"got {n_failures}"
         )
-    rng = np.random.default_rng(seed)
-    teaching = draw_teaching(labels, usable, settings.healthy_rows, rng)
+    rng, rich = np.random.default_rng(seed), is_rich(rows)
+    of_rich, of_others = (draw_teaching(labels, usable & own, settings.healthy_rows, rng) for own in (rich, ~rich))
+    teaching = of_rich.and_(of_others)
     used = np.unique(np.append(teaching.place, np.flatnonzero(failures >= 0)))
     x = feature_matrix(rows.iloc[used], features)
     at = np.searchsorted(used, teaching.place)
     with threadpool_limits(limits=1):
         parts = _fit_scale(x)
         z = scale(x, parts)
-        parts["trees"] = _fit_trees(_expanded(in_steps(z), at, teaching.horizon_d), teaching, settings, n_failures, seed)
+        expanded = _expanded(in_steps(z), at, teaching.horizon_d)
+        parts["trees"] = {POOLED: _fit_trees(expanded, teaching, settings, n_failures, seed)}
+        n_rich = len(np.unique(failures[rich & (failures >= 0)]))
+        if len(of_others.y) and n_rich >= RICH_SHARE * n_failures:
+            parts["trees"][RICH] = _fit_trees(expanded[: len(of_rich.y)], of_rich, settings, n_rich, seed)
         kinds = kinds_of(rows)
         expanded = _expanded(with_hinges(z).astype(np.float32), at, np.log(teaching.horizon_d))
         parts["logistic"] = _fit_logistics(expanded, teaching, settings, kinds[teaching.place], failures)

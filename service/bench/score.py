@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from threadpoolctl import threadpool_limits
 
 from models import registry
-from models.forecast import Forecaster, feature_matrix, in_steps, scale
+from models.forecast import POOLED, Forecaster, feature_matrix, in_steps, scale
 from pipeline import historian, simulator, transfer
 from pipeline.dataset import open_dataset
 from pipeline.errors import BadInput
@@ -183,7 +183,7 @@ def _predict(forecaster: Forecaster, rows: pd.DataFrame, repeats: int) -> tuple[
     """Forecast the same rows through the project's layer and by the bare trees, in turn."""
     z = in_steps(scale(feature_matrix(rows, forecaster.features), forecaster.parts))
     asked = [np.column_stack([z, np.full(len(z), horizon)]) for horizon in forecaster.horizons_d]
-    trees = forecaster.parts["trees"]
+    trees = forecaster.parts["trees"][POOLED]
     rates: dict[str, list[float]] = {"layer": [], "bare": []}
     for _ in range(repeats):
         started = time.perf_counter()
