@@ -432,10 +432,15 @@ def mark_seen(connection: Connection, newest_ms: Mapping[str, int]) -> None:
 
 
 def mark_connected(connection: Connection, said: Mapping[str, str], at: datetime) -> None:
-    """Note what gates said of their connection; the same again changes nothing, so that it stays known since when."""
+    """Note what gates said of their connection; the same again changes nothing, so that it stays known since when.
+
+    Not before the gate's newest reading, which a clock that is ahead may have put after it.
+    """
+    at_ms = to_ms(at)
     for gate_id, word in sorted(said.items()):
         new = sa.and_(gates.c.gate_id == gate_id, gates.c.connection.is_distinct_from(word))
-        connection.execute(sa.update(gates).where(new).values(connection=word, connection_at=at))
+        since_ms = sa.case((gates.c.last_seen_ms > at_ms, gates.c.last_seen_ms), else_=at_ms)
+        connection.execute(sa.update(gates).where(new).values(connection=word, connection_at=sa.type_coerce(since_ms, UtcMillis)))
 
 
 def register_gate(connection: Connection, gate_id: str, station_id: str) -> None:

@@ -1,4 +1,4 @@
-"""From one day's forecasts to cases, alerts and notices of silent gates and bad sensors, inside the caller's transaction.
+"""From one day's forecasts to cases, alerts and notices of bad sensors, inside the caller's transaction.
 
 When a case opens and closes is decided in `models.policy`, what an alert becomes in `service.alerts`; here a renewal, a
 forecast and what was known before are brought together for them, and what they answer is written by `service.store`.
@@ -20,8 +20,7 @@ from models import policy as rule
 from models.explain import Evidence, Key
 from models.labels import RENEWALS
 from models.policy import CaseState, Policy, ScoredDay
-from pipeline import historian, operations
-from pipeline.historian import from_ms, to_ms
+from pipeline import historian
 from pipeline.sensor_health import KINDS, read_lost
 from service import alerts as life
 from service import store
@@ -30,7 +29,6 @@ from service.events import Gate
 from service.evidence import for_alert
 from service.store import SCORING
 
-STALE = "gate.data_stale"
 SENSOR_FAULT = "sensor.fault"
 
 
@@ -191,27 +189,6 @@ class CaseDay:
             evidence=evidence,
         )
 
-    def tell_stale(self) -> None:
-        """Begin a notice for a gate whose readings stopped, and end it when they are back."""
-        reasons: dict[str, set[str]] = {}
-        for gate_id, reason in zip(self.gate_of_row, self.rows["reason"].tolist(), strict=True):
-            reasons.setdefault(gate_id, set()).add(text_of(reason))
-        silent: dict[str, Notice] = {
-            notice.gate_id: notice for notice in store.open_notices(self.connection, STALE) if notice.gate_id
-        }
-        for gate_id, found in sorted(reasons.items()):
-            gate = self.gates[gate_id]
-            is_stale = "stale" in found and found <= {"stale", "under_repair"}
-            if is_stale and gate_id not in silent:
-                detail = {"as_of": life.rfc3339(self.as_of), "last_seen": self._last_reading(gate_id)}
-                notice = life.open_notice(STALE, gate_id, self.now, gate_id=gate_id, detail=detail)
-            elif gate_id in silent and not found <= {"stale", "under_repair"}:
-                notice = life.close_notice(silent[gate_id], self.now)
-            else:
-                continue
-            store.save_notice(self.connection, notice, actor=SCORING, gate=gate)
-            self.counts["notices"] += 1
-
     def tell_sensor_faults(self) -> None:
         """Begin a notice for each channel that is newly not believed, and end it when it is again.
 
@@ -241,16 +218,6 @@ class CaseDay:
         detail = {"as_of": life.rfc3339(self.as_of), "channel": channel, "fault": kind, "ne107": KINDS.get(kind, "")}
         component = channel.partition(".")[0]
         return life.open_notice(SENSOR_FAULT, key, self.now, gate_id=gate_id, component=component, detail=detail)
-
-    def _last_reading(self, gate_id: str) -> str | None:
-        """When the gate last sent a reading before this day; in a backlog its newest one may be much later."""
-        day_ms = historian.newest_day(self.connection, gate_id, to_ms(self.as_of))
-        if day_ms is None:
-            return None
-        rows = historian.load_days(self.connection, gate_id, day_ms, day_ms + 1)
-        names = historian.load_summary_names(self.connection, [gate_id])[gate_id, "days"]
-        days = operations.from_rows(rows, ("day_ms",), names)
-        return life.rfc3339(from_ms(int(days["last_ms"].iloc[-1])))
 
 
 def _case_state(plain: Mapping[str, Any]) -> CaseState:

@@ -116,7 +116,7 @@ def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequ
         if row.interval_s is not None:
             key = ".".join(part for part in (row.component, row.point, row.quantity) if part)
             intervals_s[row.gate_id][key] = row.interval_s
-    maintenance = _maintenance(connection, gate_ids)
+    maintenance = load_maintenance(connection, gate_ids)
     first_ms = historian.first_days(connection, gate_ids)
     spans: list[historian.Span] = []
     for gate_id in gate_ids:
@@ -153,7 +153,7 @@ def _of(table: sa.Table, gate_ids: Sequence[str]) -> sa.Select[Any]:
     return sa.select(table).where(table.c.gate_id.in_(list(gate_ids)))
 
 
-def _maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, pd.DataFrame]:
+def load_maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, pd.DataFrame]:
     """The maintenance records of each of some gates, as `features.GateHistory` has them."""
     records = historian.load_table(connection, historian.maintenance, gate_ids)
     for column in ("started_at", "ended_at"):

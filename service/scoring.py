@@ -45,6 +45,7 @@ from service.drift_watch import day_rows, watch_drift
 from service.evidence import find_evidence
 from service.hold import HoldRule, judge_days, withdraw_other
 from service.live_features import load_features, refresh_operations
+from service.silence_watch import AT_LEAST, watch_silence
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +283,6 @@ def _score_gates(
         day.tell_cases()
         store.save_cases(connection, day.cases)
         store.log_cases(connection, day.opened, day.closed)
-        day.tell_stale()
         day.tell_sensor_faults()
     verdicts = sum(row["verdict"] == "forecast" for row in stored)
     return {"gates": len(day.gate_ids), "forecasts": len(stored), "verdicts": verdicts, **day.counts}
@@ -365,11 +365,13 @@ def run_scoring(
     jobs: int = 1,
     hold_rule: HoldRule = NORMALLY,
     keep_readings: timedelta | None = None,
+    silent_after: timedelta = AT_LEAST,
     state: ScoringState | None = None,
 ) -> None:
     """Be the `score` process: score each midnight once the clock has passed it by `grace`, with the champion of the day.
 
-    After each scored day raw readings older than `keep_readings` are forgotten; none where it is None.
+    After each scored day raw readings older than `keep_readings` are forgotten; none where it is None. Between the days gates
+    are told of that have said nothing for `silent_after`, or longer where they report more rarely.
 
     A day that cannot be scored is tried again; a champion that cannot be loaded leaves the one before it at work.
 
@@ -398,6 +400,7 @@ def run_scoring(
                 public_url=public_url,
                 jobs=jobs,
                 hold_rule=hold_rule,
+                silent_after=silent_after,
             )
             state.fault = ""
             if reports and keep_readings is not None:
@@ -434,13 +437,15 @@ def score_due(
     public_url: str = "",
     jobs: int = 1,
     hold_rule: HoldRule = NORMALLY,
+    silent_after: timedelta = AT_LEAST,
 ) -> list[ScoreReport]:
-    """Score the next midnights that are due, a month of them at most; nothing when none is. Look at the door each time."""
+    """Score the next midnights that are due, a month of them at most; nothing when none is. Look at door and gates each time."""
     with engine.connect() as connection:
         following = next_midnight(connection, backlog, clock)
     now = clock()
     with writing(engine) as connection:
         watch_door(connection, now)
+        watch_silence(connection, now, silent_after)
     if following is None:
         return []
     as_ofs = [following + number * DAY for number in range(DAYS_AT_ONCE) if following + number * DAY + grace <= now]

@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import BadInput
 from service.hold import HoldRule
+from service.silence_watch import AT_LEAST, UNDECLARED
 from service.webhooks.guard import PORTS, Guard, Network
 from service.webhooks.standard import Vault
 
 KEY_FILE = "sluicewatch.key"
 DEFAULT_FOLDER = Path(".sluicewatch")
+HOUR = timedelta(hours=1)
 
 
 class Settings(BaseModel):
@@ -35,6 +37,7 @@ class Settings(BaseModel):
     grace_s : how long after midnight a day is scored, so that late readings may come in
     backlog_days : a first run, or one after a long pause, goes back no further
     keep_readings_days : raw readings older than this are forgotten; 0 keeps them for ever
+    silent_after_h : a gate is silent after so many hours without a reading, or later; by the data's clock, a day
     hold_share, hold_gates : a day on which more gates than both open cases puts the model on hold (`service.hold`)
     webhook_allow_cidrs : networks of on-premises receivers, comma separated
     webhook_ports : ports a receiver may have; with `webhook_allow_loopback` any
@@ -50,6 +53,7 @@ class Settings(BaseModel):
     grace_s: float = Field(default=900.0, ge=0, le=86_400)
     backlog_days: int = Field(default=60, ge=1, le=3_660)
     keep_readings_days: int = Field(default=0, ge=0, le=36_500)
+    silent_after_h: float = Field(default=AT_LEAST / HOUR, ge=0.1, le=24)
     hold_share: float = Field(default=HoldRule().share, gt=0, le=1)
     hold_gates: int = Field(default=HoldRule().gates, ge=1)
     secret_key: str | None = Field(default=None, repr=False)
@@ -121,6 +125,11 @@ class Settings(BaseModel):
     def hold_rule(self) -> HoldRule:
         """From when on cases are too many to be told of before a person has looked."""
         return HoldRule(self.hold_share, self.hold_gates)
+
+    @property
+    def silent_after(self) -> timedelta:
+        """`silent_after_h`; a replay may bring the gates' hours one gate after the other."""
+        return self.silent_after_h * HOUR if self.clock == "wall" else UNDECLARED
 
     @property
     def keep_readings(self) -> timedelta | None:

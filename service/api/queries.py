@@ -19,6 +19,7 @@ from pipeline.readings import DAY_MS
 from service import store
 from service.alerts import SEVERITIES, STATES, Alert
 from service.api.context import STALE_AFTER
+from service.silence_watch import is_offline
 
 FORECAST_GOOD_FOR = timedelta(days=2)
 """A forecast older than this says nothing about today."""
@@ -45,8 +46,7 @@ class GateStanding:
 def standing(gate: Mapping[str, Any], forecast: store.Row | None, alerts: Sequence[Alert], now: datetime) -> GateStanding:
     """Say how a gate stands. An alert outlives silence; silence and an old forecast are never taken for health."""
     last_seen = None if gate["last_seen_ms"] is None else from_ms(gate["last_seen_ms"])
-    # who speaks again without a word about it is not offline any more
-    offline = gate["connection"] == "offline" and (last_seen is None or last_seen <= gate["connection_at"])
+    offline = is_offline(gate)
     stale = offline or last_seen is None or now - last_seen >= STALE_AFTER
     state, reason = "normal", ""
     if alerts:

@@ -208,6 +208,7 @@ def ingest(
 @option("--grace-s", type=float, default=900.0, show_default=True, help="Wait after midnight for late readings (wall clock).")
 @option("--backlog-days", type=int, default=60, show_default=True, help="A first run goes back no further.")
 @keep_readings_option
+@option("--silent-after-h", type=float, default=1.0, show_default=True, help="A gate is silent after so many hours, or later.")
 @option("--hold-share", type=float, default=0.2, show_default=True, help="More of the gates with new cases in a day: on hold.")
 @option("--hold-gates", type=int, default=3, show_default=True, help="Fewer gates with new cases never put a model on hold.")
 @option("--every-s", type=click.FloatRange(0.05, 3600), default=60.0, show_default=True, help="How often to look for a day.")
@@ -243,6 +244,7 @@ def score(health_port: int | None, every_s: float, jobs: int, **given: Any) -> N
             jobs=jobs,
             hold_rule=settings.hold_rule,
             keep_readings=settings.keep_readings,
+            silent_after=settings.silent_after,
             state=state,
         )
 

@@ -36,6 +36,7 @@ from service.store.endpoint import (
 )
 from service.store.event import ping_endpoint, publish
 from service.store.forecast import (
+    ever_scored,
     gates_with_verdict,
     last_scoring_run,
     latest_forecast,
@@ -113,6 +114,7 @@ __all__ = [
     "drop_held",
     "endpoints",
     "events",
+    "ever_scored",
     "find_api_key",
     "forecasts",
     "forget_drift_days",

@@ -82,6 +82,12 @@ def scored_gates(connection: Connection, as_of: datetime, gate_ids: Sequence[str
     return set(connection.scalars(query))
 
 
+def ever_scored(connection: Connection, gate_ids: Sequence[str]) -> set[str]:
+    """Those of some gates that have a forecast as of any midnight."""
+    query = sa.select(forecasts.c.gate_id).where(forecasts.c.gate_id.in_(list(gate_ids))).distinct()
+    return set(connection.scalars(query))
+
+
 def gates_with_verdict(connection: Connection, as_of: datetime) -> int:
     """How many gates have a verdict as of that midnight."""
     has_verdict = sa.and_(forecasts.c.as_of == as_of, forecasts.c.component == "", forecasts.c.verdict == "forecast")

@@ -29,6 +29,7 @@ from service import hold, outbox, scoring, store
 from service.cases import CaseDay
 from service.cli import main
 from service.hold import HoldRule
+from service.silence_watch import watch_silence
 from tests.service.test_scoring import DAY, HOUR, T0, Model, Oracle, all_alerts, declare, feed, readings_of
 
 FLEET = tuple(f"DSH-S1-G{n}" for n in range(1, 11))
@@ -133,6 +134,7 @@ def test_forty_percent_pushed_high_at_once_are_one_message_and_the_sensors_go_on
         rows = pd.DataFrame([{"gate_id": FLEET[8], "component": "motor", "reason": "", "lost": "motor.velocity_rms: stuck"}])
         at = T0 + DAY + HOUR
         CaseDay(connection, pushed().policy, FLEET[8:9], rows, at - HOUR, at, "", lambda wanted: {}).tell_sensor_faults()
+        watch_silence(connection, at)
 
     # one message to each of the two receivers; notices of sensors and silence to the one that wants them
     told = kinds(sent(river, T0 + DAY + HOUR), of=("",))
