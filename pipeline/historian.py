@@ -9,6 +9,7 @@ arrival never matters. The hot path is raw SQL that SQLite and PostgreSQL both u
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -192,6 +193,9 @@ quarantine = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("reason", sa.String(32), nullable=False, index=True),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("publisher", sa.String(200)),  # the first levels of the topic: a gate, a device
+    sa.Column("used", sa.Integer, nullable=False, server_default="0"),  # how many of its readings were good and are stored
+    sa.Index("ix_quarantine_publisher", "publisher", "quarantine_id"),
 )
 ingest_shares = sa.Table(
     "ingest_shares",
@@ -208,8 +212,11 @@ tallies = sa.Table(
 
 _RAW_FROM = "raw_from_ms"
 _SERIES_AT_ONCE = 50
-QUARANTINE_ROWS = 10_000
+QUARANTINE_ROWS, QUARANTINE_ROWS_EACH = 10_000, 500
+"""Messages that quarantine keeps, and of one publisher: a device that floods it pushes out its own."""
+
 QUARANTINE_PAYLOAD_BYTES = 4096
+PUBLISHER_LEVELS, PUBLISHER_CHARACTERS = 4, 200
 
 
 def connect(url: str) -> Engine:
@@ -500,12 +507,29 @@ def raw_from_ms(connection: Connection) -> int:
 
 
 def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keep what could not be used (received_at, topic, payload, reason, detail); the oldest go beyond 10,000 rows."""
+    """Keep what could not be used (received_at, topic, payload, reason, detail, used).
+
+    The oldest of a publisher go beyond 500, and the oldest of all beyond 10,000. Who publishes is told by the first four levels
+    of the topic, in most dialects a gate or a device.
+    """
     if not rows:
         return
-    connection.execute(sa.insert(quarantine), [{**row, "payload": row["payload"][:QUARANTINE_PAYLOAD_BYTES]} for row in rows])
-    newest = connection.scalar(sa.select(sa.func.max(quarantine.c.quarantine_id))) or 0
-    connection.execute(sa.delete(quarantine).where(quarantine.c.quarantine_id <= newest - QUARANTINE_ROWS))
+    kept: list[dict[str, Any]] = []
+    of_each: Counter[str] = Counter()
+    for row in reversed(rows):
+        publisher = "/".join(row["topic"].split("/")[:PUBLISHER_LEVELS])[:PUBLISHER_CHARACTERS]
+        of_each[publisher] += 1
+        if of_each[publisher] <= QUARANTINE_ROWS_EACH:
+            kept.append({**row, "publisher": publisher, "payload": row["payload"][:QUARANTINE_PAYLOAD_BYTES]})
+    connection.execute(sa.insert(quarantine), kept[::-1])
+    column = quarantine.c
+    newest_first = sa.select(column.quarantine_id).order_by(column.quarantine_id.desc()).limit(1)
+    name: sa.BindParameter[str] = sa.bindparam("name")
+    beyond = newest_first.where(column.publisher == name).offset(QUARANTINE_ROWS_EACH).scalar_subquery()
+    too_many = sa.delete(quarantine).where(column.publisher == name, column.quarantine_id <= beyond)
+    connection.execute(too_many, [{"name": publisher} for publisher in of_each])
+    beyond = newest_first.offset(QUARANTINE_ROWS).scalar_subquery()
+    connection.execute(sa.delete(quarantine).where(column.quarantine_id <= beyond))
 
 
 def list_quarantine(

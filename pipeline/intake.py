@@ -258,7 +258,7 @@ def store_messages(
         stored.readings += len(found.readings)
         stored.with_readings += bool(found.readings)
         if found.refusals:
-            refused.append(_quarantine_row(message, found.refusals, now))
+            refused.append(_quarantine_row(message, found.refusals, now, used=len(found.readings)))
         elif late:
             stored.late += 1
         elif found.ours:
@@ -324,8 +324,10 @@ def retry(connection: Connection, rows: Sequence[Any], dialects: Dialects = NATI
         stored = store_messages(connection, registry, messages, received_at, dialects)
         retried.stored += len(messages) - stored.quarantined
         retried.refused.update(stored.refused)
-    # each was counted when it came
+    # each was counted when it came, and so was what was good of it
     historian.tally(connection, "messages_quarantined", -len(again))
+    historian.tally(connection, "messages_stored", -sum(row.used > 0 for row in again))
+    historian.tally(connection, "readings_received", -sum(row.used for row in again))
     for reason, n in Counter(row.reason for row in again).items():
         historian.tally(connection, historian.refused(reason), -n)
     return retried
@@ -416,13 +418,14 @@ def _merge(rows: _Rows, place: Place, ts_ms: int, values: Mapping[str, float]) -
     return conflicts
 
 
-def _quarantine_row(message: Message, refusals: Sequence[ReadingError], now: datetime) -> dict[str, Any]:
+def _quarantine_row(message: Message, refusals: Sequence[ReadingError], now: datetime, used: int = 0) -> dict[str, Any]:
     return {
         "received_at": now,
         "topic": _printable(message.topic),
         "payload": message.payload,
         "reason": refusals[0].reason,
         "detail": _printable("; ".join(str(refusal) for refusal in refusals)[:DETAIL_CHARACTERS]),
+        "used": used,
     }
 
 

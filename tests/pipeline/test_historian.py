@@ -1,5 +1,6 @@
 """The historian's hot path, against a dictionary; on SQLite and on PostgreSQL."""
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,6 +146,30 @@ def test_quarantine_keeps_the_newest_and_cuts_long_payloads(engine: Engine, monk
     assert kept["topic"].tolist() == ["t3", "t4", "t5", "t6", "t7"]
     assert {len(payload) for payload in kept["payload"]} == {4096}
     assert kept["received_at"].iloc[0] == at
+
+
+@given(st.lists(st.lists(st.sampled_from(["a/b/c/d", "a/b/c/d/e", "a/b/c/e", "f"]), max_size=4), max_size=12))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_who_floods_quarantine_pushes_out_its_own(engine: Engine, batches: list[list[str]]) -> None:
+    at, number = datetime(2026, 3, 1, tzinfo=UTC), itertools.count()
+    expected: list[tuple[str, str]] = []
+    with pytest.MonkeyPatch.context() as patch, historian.writing(engine) as connection:
+        patch.setattr(historian, "QUARANTINE_ROWS", 5)
+        patch.setattr(historian, "QUARANTINE_ROWS_EACH", 2)
+        connection.execute(sa.delete(historian.quarantine))
+        for topics in batches:
+            rows = [
+                {"received_at": at, "topic": t, "payload": b"", "reason": "not_json", "detail": str(next(number))} for t in topics
+            ]
+            historian.put_in_quarantine(connection, rows)
+            expected += [(row["topic"][:7], row["detail"]) for row in rows]
+            for publisher in set(dict(expected)):
+                own = [one for one in expected if one[0] == publisher]
+                expected = [one for one in expected if one not in own[:-2]]
+            expected = expected[-5:]
+        kept = historian.load_table(connection, historian.quarantine)
+
+    assert sorted(kept["detail"], key=int) == [detail for _, detail in expected]
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "history.sqlite", "sqlite:///nowhere/at/all/h.sqlite"])

@@ -305,6 +305,25 @@ def test_a_refused_message_is_judged_again_as_of_the_time_it_came(engine: Engine
     assert tallies(engine)["messages_quarantined"] == 2
 
 
+def test_what_was_good_of_a_message_counts_once_when_the_rest_is_judged_again(engine: Engine) -> None:
+    first, second = NOW - timedelta(hours=2), NOW - timedelta(hours=1)
+    readings = [
+        {"t": first.isoformat(), "values": {"velocity_rms": 1.0}, "units": {"velocity_rms": "mm/s"}},
+        {"t": second.isoformat(), "values": {"crest_factor": 3.0}},  # of a channel that nobody has declared
+    ]
+    store(engine, Message("sluicewatch/v1/S1/G1/motor/telemetry", json.dumps({"readings": readings}).encode()))
+    came = tallies(engine)
+    with historian.writing(engine) as connection:
+        historian.declare_channels(connection, [Channel("G1", "motor", "crest_factor", "1")])
+
+        retried = intake.retry(connection, historian.list_quarantine(connection))
+
+    assert (came["messages_stored"], came["readings_received"], came["messages_quarantined"]) == (1, 1, 1)
+    assert retried.stored == 1
+    assert {name: n for name, n in tallies(engine).items() if n} == {"messages_stored": 1, "readings_received": 2}
+    assert [row["ts"] for row in rows_of(engine)] == [first, second]
+
+
 def test_what_was_kept_in_part_or_retained_is_never_judged_again(engine: Engine) -> None:
     long = Message("sluicewatch/v1/S1/G9/motor/telemetry", b" " * 5000)
     with historian.writing(engine) as connection:
