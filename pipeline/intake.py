@@ -37,6 +37,8 @@ LATE_MS = 3_600_000
 """A message whose newest reading is this much older than its gate's newest counts as late; it is stored all the same."""
 CHANNELS_PER_GATE = 512
 """A device that makes up names must not fill the historian with channels."""
+MOST_DISCOVERED = 10_000
+"""A fleet of so many gates takes in no more by itself: a device that makes up gates must not fill the historian with them."""
 DETAIL_CHARACTERS = 2_000
 
 
@@ -86,6 +88,10 @@ class Registry:
             return self._places[gate_id][component]
         except KeyError:
             return _NOWHERE
+
+    def gate_count(self) -> int:
+        """Return how many gates are registered."""
+        return len(self._gates)
 
     def channel_count(self, gate_id: str) -> int:
         """Return how many channels the gate has."""
@@ -361,6 +367,10 @@ def _discover(connection: Connection, registry: Registry, decoded: list[Decoded]
         if not registry.allow_discovery:
             detail = "devices may not register here: `ingest --allow-discovery` allows it, or import the fleet"
             decoded[index] = Decoded(refusals=[ReadingError("discovery_off", detail)])
+            continue
+        if found.joins and registry.gate_count() + len(found.joins) > MOST_DISCOVERED:
+            detail = f"a fleet of {MOST_DISCOVERED} gates takes in no more by discovery: import those that are yours"
+            decoded[index] = Decoded(refusals=[ReadingError("too_many_gates", detail)])
             continue
         for gate_id, station_id in found.joins.items():
             historian.register_gate(connection, gate_id, station_id)

@@ -391,6 +391,19 @@ def test_a_gate_that_introduces_itself_is_heard_from_the_same_batch_on(engine: E
         assert [slot.channel.unit for slot in historian.load_slots(connection, "G1").values()] == ["m/s"]
 
 
+def test_no_device_can_fill_the_historian_with_gates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine.connect() as connection:
+        there = connection.scalar(sa.select(sa.func.count()).select_from(historian.gates))
+    monkeypatch.setattr(intake, "MOST_DISCOVERED", there + 1)
+    open_door = intake.Registry(allow_discovery=True)
+
+    stored = store(engine, discovery("G7"), discovery("G8"), discovery("G1", "S1"), registry=open_door)
+    again = store(engine, discovery("G9"), discovery("G7"), registry=open_door)
+
+    assert (stored.refused, again.refused) == ({"too_many_gates": 1}, {"too_many_gates": 1})
+    assert {row[0] for row in table(engine, historian.gates)} & {"G7", "G8", "G9"} == {"G7"}
+
+
 def test_nobody_introduces_itself_where_that_is_not_allowed(engine: Engine) -> None:
     stored = store(engine, discovery(), discovery("G1", "S1"), reading_of_g9())
 
