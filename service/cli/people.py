@@ -78,11 +78,12 @@ _level_option = click.option("--topic", "level", default=None, help="Only those 
 
 @quarantine_group.command(name="list")
 @option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The newest so many.")
+@click.option("--payload", "shows_payload", is_flag=True, help="What each held, too: what cannot be printed, written out.")
 @_reason_option
 @_level_option
 @database_option
-def quarantine_list(limit: int, reason: str | None, level: str | None, database: str) -> None:
-    """Print the newest refused messages with their reason.
+def quarantine_list(limit: int, shows_payload: bool, reason: str | None, level: str | None, database: str) -> None:
+    """Print the newest refused messages with their reason, and how many were refused in all.
 
     \b
     sluicewatch quarantine list --limit 5
@@ -93,6 +94,13 @@ def quarantine_list(limit: int, reason: str | None, level: str | None, database:
     with open_database(database).connect() as connection:
         for row in historian.list_quarantine(connection, reason=reason, level=level, limit=limit):
             click.echo(f"{row.received_at:%Y-%m-%d %H:%M:%S}  {row.reason}  {row.topic}  {row.detail}")
+            if shows_payload:
+                click.echo(f"    {str(row.payload)[2:-1]}")
+        tallies = historian.load_tallies(connection)
+    prefix = historian.refused("")
+    refused = Counter({name.removeprefix(prefix): n for name, n in tallies.items() if n and name.startswith(prefix)})
+    if refused:
+        click.echo("refused in all: " + ", ".join(f"{n} {name}" for name, n in refused.most_common()))
 
 
 @quarantine_group.command(name="retry")

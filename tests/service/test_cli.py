@@ -148,11 +148,14 @@ def test_a_message_that_came_before_its_gate_is_taken_in_later(tmp_path: Path) -
     with historian.writing(engine) as connection:
         store_messages(connection, Registry(), [Message(topic, payload)], at)
 
+    listed = run("quarantine", "list", "--payload", "--database", url).output.splitlines()
     before = run("quarantine", "retry", "--database", url).output
     with historian.writing(engine) as connection:
         connection.execute(sa.insert(historian.gates).values(gate_id="DSH-S1-G1", station_id="DSH-S1"))
     after = run("quarantine", "retry", "--reason", "unknown_gate", "--topic", "DSH-S1-G1", "--database", url).output
 
+    assert listed[0].startswith(f"2026-03-01 08:15:00  unknown_gate  {topic}  ")
+    assert listed[1:] == [f"    {payload.decode()}", "refused in all: 1 unknown_gate"]
     assert before == "0 of 1 messages can be used now and are stored; 1 unknown_gate\n"
     assert after == "1 of 1 messages can be used now and are stored\n"
     assert run("quarantine", "list", "--database", url).output == ""
