@@ -556,6 +556,7 @@ def _in_domain(work: _Work) -> list[Figure]:
             seed=work.model.manifest["training"]["seed"],
             rows=_features(work, home),
             settings=work.sizes.settings,
+            jobs=work.jobs,
         )
     native = registry.load(work.folder / "registry", name)
     dataset = _fleet(work, work.sizes.scenario_seed, ELSEWHERE)
