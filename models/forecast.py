@@ -405,10 +405,10 @@ def in_steps(z: FloatArray) -> FloatArray:
     return np.asarray(np.round(z * STEPS) / STEPS)
 
 
-def with_hinges(z: FloatArray) -> FloatArray:
+def with_hinges(z: FloatArray, dtype: type[np.floating[Any]] = np.float64) -> npt.NDArray[Any]:
     """Scaled features, and how far they lie above 1 and above 2: what is rare counts more than in proportion."""
     z = _typical_where_unknown(z)
-    return np.hstack([z, np.maximum(z - 1, 0), np.maximum(z - 2, 0)])
+    return np.concatenate([z, np.maximum(z - 1, 0), np.maximum(z - 2, 0)], axis=1, dtype=dtype, casting="same_kind")
 
 
 def _typical_where_unknown(z: FloatArray) -> FloatArray:
@@ -474,13 +474,15 @@ def fit(
     with threadpool_limits(limits=1):
         parts = _fit_scale(x)
         z = scale(x, parts)
+        del x
         expanded = _expanded(in_steps(z), at, teaching.horizon_d)
         parts["trees"] = {POOLED: _fit_trees(expanded, teaching, settings, n_failures, seed)}
         n_rich = len(np.unique(failures[rich & (failures >= 0)]))
         if len(of_others.y) and n_rich >= RICH_SHARE * n_failures:
             parts["trees"][RICH] = _fit_trees(expanded[: len(of_rich.y)], of_rich, settings, n_rich, seed)
+        del expanded
         kinds = kinds_of(rows)
-        expanded = _expanded(with_hinges(z).astype(np.float32), at, np.log(teaching.horizon_d))
+        expanded = _expanded(with_hinges(z, np.float32), at, np.log(teaching.horizon_d))
         parts["logistic"] = _fit_logistics(expanded, teaching, settings, kinds[teaching.place], failures)
         del expanded
         modes = _fit_modes(z, labels.iloc[used], failures[used])
