@@ -28,6 +28,7 @@ from models.policy import (
     Judged,
     Policy,
     Replay,
+    lowest_while,
 )
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS
@@ -290,13 +291,12 @@ def _gate_rows(forecasts: pd.DataFrame) -> pd.DataFrame:
 
 def _lowest_within(replay: Replay, budget_per_gate_year: float) -> Policy:
     """Lowest threshold, searched from above, whose counted rate keeps the budget."""
-    chosen = Policy(NEVER, budget_per_gate_year=budget_per_gate_year)
-    for open_at in THRESHOLDS:
-        candidate = Policy(open_at, budget_per_gate_year=budget_per_gate_year)
-        if replay.false_alarms(candidate) > budget_per_gate_year * replay.gate_years:
-            break
-        chosen = candidate
-    return chosen
+
+    def keeps(open_at: float) -> bool:
+        policy = Policy(open_at, budget_per_gate_year=budget_per_gate_year)
+        return replay.false_alarms(policy) <= budget_per_gate_year * replay.gate_years
+
+    return Policy(lowest_while(keeps) or NEVER, budget_per_gate_year=budget_per_gate_year)
 
 
 def _interval(values: FloatArray) -> Estimate:

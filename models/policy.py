@@ -7,7 +7,7 @@ tuning and for evaluation. No clock, no database, no network.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,10 +30,13 @@ ENOUGH_GATE_YEARS = 60.0
 SHIPPED_OPEN_AT = 0.4
 """Threshold where neither this site nor a shipped model has one yet."""
 
-THRESHOLDS = tuple(float(1 / (1 + np.exp(-log_odds))) for log_odds in np.arange(12, -12, -0.1))
-"""Thresholds to choose from, falling: steps of 0.1 of log-odds."""
+THRESHOLDS = tuple(float(1 / (1 + np.exp(-tenths / 10))) for tenths in range(120, -120, -1))
+"""Thresholds, falling: steps of 0.1 of log-odds."""
 
 NEVER = THRESHOLDS[0]
+
+FINER = 10
+"""Between two of the `THRESHOLDS` this many steps are tried."""
 
 BOUND_CONFIDENCE = 0.9
 BOOTSTRAP_DRAWS = 1000
@@ -481,6 +484,33 @@ class RateBound:
         return max(poisson, float(np.quantile(drawn, BOUND_CONFIDENCE, method="higher")))
 
 
+def lowest_while(keeps: Callable[[float], bool]) -> float | None:
+    """Return the lowest threshold for which `keeps` holds, searched from above; None where not even the highest one does.
+
+    `THRESHOLDS` are tried downward until one fails, then steps of a tenth between that one and the last that did not: a
+    replay of a large fleet takes a second.
+
+    Examples
+    --------
+    >>> round(lowest_while(lambda open_at: open_at > 0.25), 4)    # 0.01 of log-odds lower it is 0.2497
+    0.2516
+    """
+    kept = None
+    for number, open_at in enumerate(THRESHOLDS):
+        if not keeps(open_at):
+            break
+        kept = number, open_at
+    if kept is None:
+        return None
+    number, lowest = kept
+    for step in range(1, FINER):
+        open_at = float(1 / (1 + np.exp(number / 10 - 12 + step / (10 * FINER))))
+        if not keeps(open_at):
+            break
+        lowest = open_at
+    return lowest
+
+
 def tune(
     replay: Replay,
     *,
@@ -490,17 +520,18 @@ def tune(
 ) -> Policy:
     """Choose the lowest threshold that keeps the budget on gates the model has not learnt from.
 
-    Thresholds are tried downward in steps of 0.1 of log-odds, and the first one whose upper bound (`RateBound`) passes the
-    budget ends the search. Below `enough_gate_years` the fallback is kept and the policy says that it is not calibrated
-    here; likewise where even the highest threshold is not proven to keep the budget.
+    It is searched by `lowest_while`; what must keep the budget is the upper bound of the rate (`RateBound`). Below
+    `enough_gate_years` the fallback is kept and the policy says that it is not calibrated here; likewise where even the
+    highest threshold is not proven to keep the budget.
     """
     gate_years = replay.gate_years
     chosen = Policy(fallback, budget_per_gate_year=budget_per_gate_year, tuned_gate_years=gate_years)
     bound = RateBound(replay.years_per_gate)
-    for open_at in THRESHOLDS if gate_years >= enough_gate_years else ():
-        candidate = replace(chosen, open_at=open_at, calibrated_here=True)
-        false_alarms = replay.false_alarms_per_gate(candidate)
-        if bound.per_year(false_alarms) > budget_per_gate_year:
-            break
-        chosen = replace(candidate, tuned_false_alarms=int(false_alarms.sum()))
-    return chosen if chosen.calibrated_here else replace(chosen, tuned_false_alarms=replay.false_alarms(chosen))
+
+    def keeps(open_at: float) -> bool:
+        return bound.per_year(replay.false_alarms_per_gate(replace(chosen, open_at=open_at))) <= budget_per_gate_year
+
+    open_at = lowest_while(keeps) if gate_years >= enough_gate_years else None
+    if open_at is not None:
+        chosen = replace(chosen, open_at=open_at, calibrated_here=True)
+    return replace(chosen, tuned_false_alarms=replay.false_alarms(chosen))
