@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-
-from pipeline.trends import nan_max
 
 _RIDGE = 3.0
 HEATING_MINUTES = (8.0, 30.0)
@@ -28,24 +24,17 @@ def rise(
     points follow within minutes, large ones within half an hour; between them lies what a ridge finds.
     """
     quick, slow = (1.0 - np.exp(-minutes / of_heating) for of_heating in HEATING_MINUTES)
-    house = np.array([filled(cooler, fit_on) for cooler in house_c - (start - bias_k)])
+    house = filled(house_c - (start - bias_k), fit_on)
     columns = [quick, slow, slow * load, slow * load**2, quick * load**2, slow * house, quick * house]
-    return highest - start, np.stack([np.broadcast_to(column, start.shape) for column in columns], axis=-1)
-
-
-def house(ops: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Temperature around the gate at each operation: as measured, else that of the point which was coolest at its start."""
-    starts = [column for name, column in ops.items() if name.endswith("temperature:start")]
-    coolest = -nan_max(-np.vstack(starts)) if starts else np.full(len(ops["minutes"]), np.nan)
-    return np.where(np.isnan(ops["ambient_temperature"]), coolest, ops["ambient_temperature"])
+    return highest - start, np.stack(columns, axis=-1)
 
 
 def filled(values: np.ndarray, in_baseline: np.ndarray) -> np.ndarray:
-    """Where a context value is missing, take the baseline's mean of it (0 when it is never given)."""
+    """Where a context value is missing, take the baseline's mean of it (0 when it is never given); each row for itself."""
     known = np.isfinite(values)
-    if not (known & in_baseline).any():
-        return np.zeros(len(values))
-    return np.where(known, values, values[known & in_baseline].mean())
+    told = known & in_baseline
+    middle = np.where(told, values, 0.0).sum(axis=1) / np.maximum(told.sum(axis=1), 1)
+    return np.where(told.any(axis=1)[:, None], np.where(known, values, middle[:, None]), 0.0)
 
 
 def ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,24 +51,26 @@ def ridge(explained_by: np.ndarray, target: np.ndarray, fit_on: np.ndarray) -> t
     """
     n = np.maximum(fit_on.sum(axis=1), 1)[:, None]
     fitted = np.flatnonzero(fit_on.any(axis=0))
-    fit_on_each = fit_on[:, fitted, None]
+    if not len(fitted):
+        return np.zeros(target.shape), np.zeros(len(target))
+    on = fit_on[:, fitted]
     of_fitted = explained_by[:, fitted]
-    centre = np.where(fit_on_each, of_fitted, 0.0).sum(axis=1) / n
-    width = np.sqrt((np.where(fit_on_each, of_fitted - centre[:, None], 0.0) ** 2).sum(axis=1) / n)
+    centre = np.where(on[..., None], of_fitted, 0.0).sum(axis=1) / n
+    away = np.where(on[..., None], of_fitted - centre[:, None], 0.0)
+    width = np.sqrt((away**2).sum(axis=1) / n)
     width = np.where(width > 1e-9, width, np.inf)
-    y = np.where(fit_on, target, np.nan)
+    y = np.where(on, target[:, fitted], np.nan)
     middle = _middle(y)[:, None]
     reach = 4.0 * 1.4826 * _middle(np.abs(y - middle))[:, None] + 1e-9
     y = np.clip(y, middle - reach, middle + reach)
-    scaled = (explained_by - centre[:, None]) / width[:, None]
     mean = np.nansum(y, axis=1)[:, None] / n
-    x = np.zeros(scaled.shape)
-    x[:, fitted] = np.where(fit_on_each, scaled[:, fitted], 0.0)
+    x = away / width[:, None]
     turned = x.transpose(0, 2, 1)
-    away = np.where(fit_on, y - mean, 0.0)[:, :, None]
-    weights = np.linalg.solve(turned @ x + _RIDGE * np.eye(x.shape[2]), turned @ away)
+    beyond = np.where(on, y - mean, 0.0)[:, :, None]
+    weights = np.linalg.solve(turned @ x + _RIDGE * np.eye(x.shape[2]), turned @ beyond)
     # far outside what the baseline saw, a straight line is not believed: hold it at 3 standard deviations
-    predicted = mean + (np.clip(scaled, -3.0, 3.0) @ weights)[:, :, 0]
+    scaled = np.clip((explained_by - centre[:, None]) / width[:, None], -3.0, 3.0)
+    predicted = mean + (scaled @ weights)[:, :, 0]
     scatter = 1.4826 * _middle(np.abs(y - (mean + (x @ weights)[:, :, 0])))
     return predicted, np.nan_to_num(scatter)
 

@@ -21,9 +21,7 @@ WITHOUT_REPAIR_DAYS = 30
 """A failure with no repair on record for this long is taken as mended one day after it."""
 
 
-def cycle_state(
-    maintenance: pd.DataFrame, component: str, record_start_ms: int, at_ms: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def cycle_state(maintenance: Records, component: str, record_start_ms: int, at_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """When the component's present cycle started, and whether it is out of order, as of each instant.
 
     A component is as new from the end of a repair or replacement of it (or of the whole gate). As of T only an end before
@@ -32,8 +30,7 @@ def cycle_state(
 
     Parameters
     ----------
-    maintenance : DataFrame
-        As in `GateHistory`.
+    maintenance : those of the gate
     component : str
     record_start_ms : int
         Where no repair came before, the cycle starts with the record.
@@ -44,8 +41,7 @@ def cycle_state(
     start_ms : array of int64
     out_of_order : array of bool
     """
-    own = Records.of(maintenance).concerning(component)
-    return _cycle_state(own, record_start_ms, at_ms)
+    return _cycle_state(maintenance.concerning(component), record_start_ms, at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,7 @@ class Records:
 
     @classmethod
     def of(cls, maintenance: pd.DataFrame) -> Records:
+        """From columns ``component`` (``""`` is the whole gate), ``kind``, ``started_at``, ``ended_at`` (UTC, NaT allowed)."""
         ended_ms = ms_column(maintenance["ended_at"])
         return cls(
             maintenance["component"].to_numpy(dtype=object),
@@ -71,7 +68,7 @@ class Records:
         """Those of the component and of the whole gate."""
         return self.only((self.component == component) | (self.component == ""))
 
-    def only(self, kept: np.ndarray) -> Records:
+    def only(self, kept: np.ndarray | slice) -> Records:
         """Some of them."""
         return Records(self.component[kept], self.kind[kept], self.started_ms[kept], self.ended_ms[kept])
 

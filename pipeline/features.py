@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
 from pipeline.dataset import Dataset
-from pipeline.gate_view import OWN_GROUPS, TREND, GateHistory, GateView, Measured, views
+from pipeline.gate_view import OWN_GROUPS, TREND, GateHistory, GateView, Measured
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, quantity_of
 from pipeline.trends import HISTORY_DAYS, REMEMBER_DAYS, nan_mean
@@ -131,7 +131,7 @@ def unit_of(feature: str) -> str:
 _N_TRENDS = FEATURES.index("velocity_contrast")
 
 GATES_AT_ONCE = 10
-"""Gates whose sensors are judged together: enough to share the cost of each step, few enough for the processor's cache."""
+"""Gates that share a view: enough to share the cost of each step, few enough for the processor's cache."""
 
 SENSOR_DAYS = 45
 """Verdicts on a channel look back 14 days with readings, its reporting interval 30; a stuck one is known after some more."""
@@ -254,7 +254,7 @@ def history_of(
         hoist_type=str(gate["hoist_type"]),
         operations=segmented.operations,
         days=segmented.days,
-        maintenance=records[["component", "kind", "started_at", "ended_at"]].reset_index(drop=True),
+        maintenance=Records.of(records),
         intervals_s={channel.key: float(channel.interval_s or 0.0) for channel in declared},
         commissioned_on=day_or_none(gate["commissioned_on"]),
     )
@@ -304,9 +304,7 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
         raise ValueError("as_of must be a UTC midnight")
     histories = [history for history in histories if history.components]
     parts = [
-        _rows_of(view)
-        for start in range(0, len(histories), GATES_AT_ONCE)
-        for view in views(histories[start : start + GATES_AT_ONCE], at)
+        _rows_of(GateView(histories[start : start + GATES_AT_ONCE], at)) for start in range(0, len(histories), GATES_AT_ONCE)
     ]
     if not parts:
         return pd.DataFrame(columns=[*_KEYS, *FEATURES])
@@ -318,54 +316,63 @@ def build_all(histories: Sequence[GateHistory], as_ofs: Sequence[datetime]) -> p
 
 
 def _rows_of(view: GateView) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Key columns of one gate's rows by name, and `FEATURES`, shape (rows, features)."""
-    history, n, n_at = view.history, len(view.history.components), len(view.at)
+    """Key columns of some gates' rows by name, and `FEATURES`, shape (rows, features)."""
+    shape = n_gates, n, n_at = (*view.is_component.shape, len(view.at))
     found = view.deviations()
-    own, current = found[:, : len(OWN_GROUPS)], np.fmax.reduce(found[:, -1], axis=0, initial=np.nan)
-    z, t_7d = found[:, :, TREND.index("z")], found[:, :, TREND.index("t_7d")]
-    of_kind = np.full((len(_KINDS_TOLD), len(OWN_GROUPS), n_at), np.nan)
-    for place, kind in enumerate(_KINDS_TOLD):
-        if kind in history.components:
-            of_kind[place] = z[history.components.index(kind), : len(OWN_GROUPS)]
+    own, current = found[:, :, : len(OWN_GROUPS)], np.fmax.reduce(found[:, :, -1], axis=1)
+    z, t_7d = found[:, :, :, TREND.index("z")], found[:, :, :, TREND.index("t_7d")]
+    of_kind = np.full((n_gates, len(_KINDS_TOLD), len(OWN_GROUPS), n_at), np.nan)
+    for number, history in enumerate(view.histories):
+        for place, kind in enumerate(_KINDS_TOLD):
+            if kind in history.components:
+                of_kind[number, place] = z[number, history.components.index(kind), : len(OWN_GROUPS)]
+    kinds = (*COMPONENT_KINDS, "other")
+    is_kind = np.zeros((len(kinds), n_gates, n, 1))
+    for number, history in enumerate(view.histories):
+        for place, part in enumerate(history.components):
+            is_kind[kinds.index(part if part in COMPONENT_KINDS else "other"), number, place] = 1.0
+    hoists = [history.hoist_type for history in view.histories]
     columns = {
-        **{f"{group}_contrast": own[:, place, 0] - _of_others(own[:, place, 0]) for group, place in _CONTRASTED.items()},
-        **{f"vibration_{name}": _first_known(own[:, list(_VIBRATION), TREND.index(name)]) for name in _VIBRATION_TREND},
+        **{f"{group}_contrast": own[:, :, place, 0] - _of_others(own[:, :, place, 0]) for group, place in _CONTRASTED.items()},
+        **{f"vibration_{name}": _first_known(own[:, :, list(_VIBRATION), TREND.index(name)]) for name in _VIBRATION_TREND},
         **view.levels(),
         **view.context(),
         **view.record(),
-        **{f"hoist_{hoist}": np.array(float(history.hoist_type == hoist)) for hoist in HOIST_TYPES},
+        **{f"is_{kind}": flags for kind, flags in zip(kinds, is_kind, strict=True)},
+        **{f"hoist_{hoist}": np.array([float(of == hoist) for of in hoists])[:, None, None] for hoist in HOIST_TYPES},
     }
-    kinds = [part if part in COMPONENT_KINDS else "other" for part in history.components]
-    is_kind = np.array([[float(kind == name) for name in (*COMPONENT_KINDS, "other")] for kind in kinds])
-    columns |= {f"is_{name}": is_kind[:, [place]] for place, name in enumerate((*COMPONENT_KINDS, "other"))}
+    of_own = [_greatest_three(of[:, :, : len(OWN_GROUPS)]) for of in (z, t_7d)]
+    of_gate = [_greatest_three(of.reshape(n_gates, 1, -1, n_at)) for of in (z, t_7d)]
     blocks = (
-        own.reshape(n, -1, n_at),
-        current,
-        of_kind.reshape(-1, n_at),
-        *(_greatest_three(of_own) for of_own in (z[:, : len(OWN_GROUPS)], t_7d[:, : len(OWN_GROUPS)])),
-        *(_greatest_three(of_gate.reshape(-1, n_at)) for of_gate in (z, t_7d)),
-        *(np.broadcast_to(columns[name], (n, n_at))[:, None] for name in FEATURES[_N_TRENDS:]),
+        own.reshape(n_gates, n, -1, n_at),
+        current[:, None],
+        of_kind.reshape(n_gates, 1, -1, n_at),
+        *of_own,
+        *of_gate,
+        np.stack([np.broadcast_to(columns[name], shape) for name in FEATURES[_N_TRENDS:]], axis=2),
     )
-    matrix = np.concatenate([np.broadcast_to(block, (n, *block.shape[-2:])) for block in blocks], axis=1)
+    matrix = np.concatenate([np.broadcast_to(block, (n_gates, n, *block.shape[-2:])) for block in blocks], axis=2)
+    components = [part for history in view.histories for part in history.components]
+    n_rows = [len(history.components) * n_at for history in view.histories]
     keys = {
-        "gate_id": np.full(n * n_at, history.gate_id, dtype=object),
-        "component": np.repeat(np.array(history.components, dtype=object), n_at),
-        "as_of": np.tile(view.at, n),
-        "reason": view.reasons().ravel(),
-        "lost": view.told_lost().ravel(),
-        "hoist_type": np.full(n * n_at, history.hoist_type, dtype=object),
+        "gate_id": np.repeat(np.array([history.gate_id for history in view.histories], dtype=object), n_rows),
+        "component": np.repeat(np.array(components, dtype=object), n_at),
+        "as_of": np.tile(view.at, len(components)),
+        "reason": view.reasons()[view.is_component].ravel(),
+        "lost": view.told_lost()[view.is_component].ravel(),
+        "hoist_type": np.repeat(np.array(hoists, dtype=object), n_rows),
     }
-    return keys, matrix.transpose(0, 2, 1).reshape(-1, len(FEATURES))
+    return keys, matrix.swapaxes(2, 3)[view.is_component].reshape(-1, len(FEATURES))
 
 
 def _of_others(values: np.ndarray) -> np.ndarray:
-    """Mean of what the other components show, for each one; shape (components, as_ofs)."""
-    return np.array([nan_mean(np.delete(values, place, axis=0), axis=0) for place in range(len(values))]).reshape(values.shape)
+    """Mean of what the other components of its gate show, for each one; shape (gates, components, as_ofs)."""
+    return np.stack([nan_mean(np.delete(values, place, axis=1), axis=1) for place in range(values.shape[1])], axis=1)
 
 
 def _first_known(values: np.ndarray) -> np.ndarray:
-    """The first of two kinds of evidence (second axis), or the second where that says nothing."""
-    return np.where(np.isnan(values[:, 0]), values[:, 1], values[:, 0])
+    """The first of two kinds of evidence (last axis but one), or the second where that says nothing."""
+    return np.where(np.isnan(values[..., 0, :]), values[..., 1, :], values[..., 0, :])
 
 
 def _greatest_three(z: np.ndarray) -> np.ndarray:
@@ -381,14 +388,14 @@ def shown_and_expected(history: GateHistory, component: str, as_of: datetime) ->
     As in the row, the column that deviates most speaks for its group, and the gate's strongest current for any component.
     A group is absent where nothing is known.
     """
-    (view,) = views([history], np.array([_to_ms(as_of)], dtype=np.int64))
+    view = GateView([history], np.array([_to_ms(as_of)], dtype=np.int64))
     found = view.measured(component, OWN_GROUPS)
     currents = [one for part in history.components for one in view.measured(part, ("current",)).values()]
     return {**found, "current": max(currents, key=lambda one: one.change)} if currents else found
 
 
 def needed_spans(
-    maintenance: pd.DataFrame, components: Sequence[str], first_day_ms: int, as_ofs: Sequence[datetime]
+    maintenance: Records, components: Sequence[str], first_day_ms: int, as_ofs: Sequence[datetime]
 ) -> list[tuple[int, int]]:
     """Spans of whole days (epoch ms, the end exclusive) whose operations and days make the rows at `as_ofs`.
 
@@ -402,7 +409,7 @@ def needed_spans(
     components : those of the gate that have channels, the station's shared instruments among them
     """
     at = np.array(sorted({_to_ms(as_of) for as_of in as_ofs}), dtype=np.int64)
-    cycles = Cycles(Records.of(maintenance), min(first_day_ms, int(at[-1])), at)
+    cycles = Cycles(maintenance, min(first_day_ms, int(at[-1])), at)
     end_ms = int(at[-1])
     spans = [(int(at[0]) - (HISTORY_DAYS + REMEMBER_DAYS) * DAY_MS, end_ms)]
     for component in {cycles.key(component): component for component in components}.values():

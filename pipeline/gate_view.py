@@ -1,4 +1,4 @@
-"""One gate's history as the features see it: what its operations show beyond their baseline, and how it was used.
+"""Gates' histories as the features see them: what their operations show beyond a baseline, and how they were used.
 
 No network, database or clock. A view as of T knows nothing that happened at T or later; what becomes of it as rows is in
 `pipeline.features`.
@@ -6,30 +6,33 @@ No network, database or clock. A view as of T knows nothing that happened at T o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from itertools import pairwise, zip_longest
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline import sensor_health
-from pipeline.baseline import filled, house, ridge, rise
+from pipeline.baseline import filled, ridge, rise
 from pipeline.channel_days import GateDays
 from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
 from pipeline.operations import CONTEXT, SHOCKS
 from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
 from pipeline.trends import (
     HISTORY_DAYS,
+    NEVER_MS,
     REMEMBER_DAYS,
     Used,
     by_day,
     evidence_7d,
     nan_mean,
     newest,
+    newest_mean,
     pulled_in,
-    remembered,
     trends_at,
     windows,
 )
@@ -97,8 +100,7 @@ class GateHistory:
     ----------
     operations, days : DataFrame
         As `pipeline.operations.Segmented` gives them.
-    maintenance : DataFrame
-        Columns ``component`` (``""`` is the whole gate), ``kind``, ``started_at``, ``ended_at`` (aware UTC, NaT allowed).
+    maintenance : its records
     intervals_s : expected reporting intervals at rest, by channel, where declared
     commissioned_on : the day the gate went into service, where known
     first_day_ms : the first day of the gate's record, where `days` are not the whole of it (see `needed_spans`)
@@ -109,7 +111,7 @@ class GateHistory:
     hoist_type: str
     operations: pd.DataFrame
     days: pd.DataFrame
-    maintenance: pd.DataFrame
+    maintenance: Records
     intervals_s: Mapping[str, float] = field(default_factory=dict)
     commissioned_on: date | None = None
     first_day_ms: int | None = None
@@ -148,6 +150,27 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class _Task:
+    """Columns of evidence of one gate, of components whose cycles are the same, to be compared with one baseline.
+
+    Attributes
+    ----------
+    gate : its number
+    columns : place of the component, group and name of each
+    wanted : which as_ofs
+    since_ms, until_ms : start of the cycle, and up to when its operations are the baseline
+    before_ms : start of the last earlier cycle that got a whole baseline, where there is one
+    """
+
+    gate: int
+    columns: Sequence[tuple[int, str, str]]
+    wanted: np.ndarray
+    since_ms: int
+    until_ms: int
+    before_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Shown:
     """What the operations of some columns of evidence show beyond a baseline.
 
@@ -177,308 +200,390 @@ class _Shown:
         return by_day(self.expected, self.day, self.daily.shape[1])[0]
 
 
-def views(histories: Sequence[GateHistory], at: np.ndarray) -> list[GateView]:
-    """Some gates' histories with their sensors judged."""
-    views = [GateView(history, at) for history in histories]
-    for view, health in zip(views, sensor_health.assess_all([view.gate_days() for view in views]), strict=True):
-        view.believe(health)
-    return views
-
-
-class GateView:
-    """One gate's history on a grid of days, from `origin` (`HISTORY_DAYS` before the first as_of) to the last as_of."""
+class _Gate:
+    """What one gate's history holds up to the last as_of."""
 
     def __init__(self, history: GateHistory, at: np.ndarray) -> None:
         self.history = history
-        self.at = at
         operations = history.operations
         if missing := [name for name in _ALWAYS if name not in operations]:
             operations = operations.reindex(columns=[*operations.columns, *missing])
-        started = operations["started_ms"].to_numpy(dtype=np.int64)
-        known = started < at[-1]
-        values = np.ascontiguousarray(operations.to_numpy(dtype=float)[known].T)
-        self._values = values
-        self._place = {name: place for place, name in enumerate(operations.columns)}
-        self.operations = dict(zip(self._place, values, strict=True))
-        self.house_c = house(self.operations)
-        self._current = next((name for name in sorted(self._place) if name.endswith("current:mean")), None)
-        self.evidence = _evidence(tuple(self._place))
-        self.started = started[known]
-        self.records = Records.of(history.maintenance)
+        names = tuple(operations.columns)
+        self.place = {name: place for place, name in enumerate(names)}
+        values = operations.to_numpy(dtype=float).T
+        started = values[self.place["started_ms"]].astype(np.int64)
+        n = int(np.searchsorted(started, at[-1], side="left"))
+        self.values, self.started = values[:, :n], started[:n]
+        self.current = next((name for name in sorted(names) if name.endswith("current:mean")), None)
+        self.evidence = _evidence(names)
+        self.records = history.maintenance
+        day_ms = history.days["day_ms"].to_numpy(dtype=np.int64)
+        n_days = int(np.searchsorted(day_ms, at[-1], side="left"))
+        self.days, self.day_ms = history.days.iloc[:n_days], day_ms[:n_days]
+        self.first_day_ms = _first_day(history, self.day_ms, int(at[-1]))
+        self.cycles = Cycles(self.records, self.first_day_ms, at)
+
+    def judged_by(self) -> GateDays:
+        """What its sensors are judged by."""
+        return GateDays(self.days, self.started, lambda part, at_ms: self.cycles.at(part, at_ms)[0], self.history.intervals_s)
+
+    def columns(self, component: str, groups: Sequence[str]) -> list[tuple[int, str, str]]:
+        """A component's columns of evidence of some groups, as a `_Task` has them; none of what is no component of the gate."""
+        return [
+            (place, group, name)
+            for place in [place for place, part in enumerate(self.history.components) if part == component]
+            for group, names in self.evidence.get(component, {}).items()
+            if group in groups
+            for name in names
+        ]
+
+
+class GateView:
+    """Some gates' histories, their sensors judged, on a grid of days: `HISTORY_DAYS` before the first as_of to the last.
+
+    Several gates in one view cost less than one after the other, and show the same.
+
+    Arrays have the gates as their first axis and often the components as the second, as many as the gate with the most has;
+    `is_component` tells which of them there are. Operations are as many as the gate with the most has; those behind a gate's
+    last one start at `NEVER_MS` and show nothing.
+    """
+
+    def __init__(self, histories: Sequence[GateHistory], at: np.ndarray) -> None:
+        self.at = at
+        self._gates = gates = [_Gate(history, at) for history in histories]
+        self.histories = histories
+        self.is_component = _side_by_side([np.ones(len(history.components), dtype=bool) for history in histories], False)
         self.origin = int(at[0]) - HISTORY_DAYS * DAY_MS
         self.n_days = int((at[-1] - self.origin) // DAY_MS)
+        self.columns = ((at - self.origin) // DAY_MS).astype(int)
+        self.started = _side_by_side([gate.started for gate in gates], NEVER_MS)
         self.day = (self.started - self.origin) // DAY_MS
-        self.columns = at_days = ((at - self.origin) // DAY_MS).astype(int)
-        earlier = history.days["day_ms"].to_numpy() < at[-1]
-        self.days = days = history.days if earlier.all() else history.days[earlier]
-        day_ms = days["day_ms"].to_numpy(dtype=np.int64)
-        self.first_day_ms = _first_day(history, day_ms, int(at[-1]))
-        self._cycles = Cycles(self.records, self.first_day_ms, at)
-        self.row_of = np.searchsorted(day_ms, self.started // DAY_MS * DAY_MS)
-        self.row_at = np.searchsorted(day_ms, at, side="left") - 1
-        grid_day = (day_ms - self.origin) // DAY_MS
-        on_grid = (grid_day >= 0) & (grid_day < self.n_days)
-        reported = np.zeros(self.n_days)
-        reported[grid_day[on_grid]] = 1.0
-        self.coverage_7d = windows(reported, 7, fill=0.0).mean(axis=-1)[at_days]
-        self.stale = np.concatenate([[0.0], reported])[at_days] == 0.0
-        newest = np.searchsorted(self.started, at, side="left") - 1
-        self.since_operation_d = np.where(
-            newest >= 0, (at - self.started[np.maximum(newest, 0)]) / DAY_MS if len(self.started) else np.inf, np.inf
-        )
+        self.first_day_ms = np.array([gate.first_day_ms for gate in gates])
+        self._first_row = np.cumsum([0, *(len(gate.values) for gate in gates)])
+        self._values = np.full((self._first_row[-1], self.started.shape[1]), np.nan)
+        for gate, first_row in zip(gates, self._first_row, strict=False):
+            self._values[first_row : first_row + len(gate.values), : len(gate.started)] = gate.values
+        self.operations = {name: self._values[[self._row(number, name) for number in range(len(gates))]] for name in _ALWAYS}
+        self.house_c = self._house()
+        self._look_at_days()
+        self._look_at_cycles()
+        self._believe(sensor_health.assess_all([gate.judged_by() for gate in gates]))
 
-    def gate_days(self) -> GateDays:
-        """What its sensors are judged by."""
-        return GateDays(self.days, self.started, lambda part, at_ms: self._cycles.at(part, at_ms)[0], self.history.intervals_s)
+    def _row(self, number: int, name: str) -> int:
+        """Where the values of a column of a gate's operations are."""
+        return int(self._first_row[number]) + self._gates[number].place[name]
 
-    def believe(self, health: sensor_health.Health) -> None:
-        """Take the verdicts on its sensors."""
-        self.health = health
-        self._channel = {channel: place for place, channel in enumerate(health.channels)}
-        self._believable = health.believable
-        self._kinds = health.kinds_at(self.at)
+    def _channel_of(self, number: int, name: str) -> int:
+        """The channel of a column of a gate's operations."""
+        channels: dict[str, int] = self._channel[number]
+        return channels[name.partition(":")[0]]
 
-    def spoilt(self, channel: str) -> np.ndarray:
-        """Whether the channel is not believable as of each as_of."""
-        return np.asarray(self._spoilt[self._channel[channel]])
+    def _house(self) -> np.ndarray:
+        """Temperature around each gate at each operation: as measured, else that of the point which was coolest at its start."""
+        house = self.operations["ambient_temperature"].copy()
+        for of_gate, gate, first in zip(house, self._gates, self._first_row, strict=False):
+            starts = [first + place for name, place in gate.place.items() if name.endswith("temperature:start")]
+            unknown = np.flatnonzero(np.isnan(of_gate[: len(gate.started)]))
+            if len(unknown) and starts:
+                of_gate[unknown] = np.fmin.reduce(self._values[np.array(starts)[:, None], unknown], axis=0)
+        return house
 
-    @cached_property
-    def _spoilt(self) -> np.ndarray:
-        if not len(self.health.day_ms):
-            return np.zeros((len(self.health.channels), len(self.at)), dtype=bool)
-        return np.asarray((self.row_at >= 0) & ~self._believable[:, np.maximum(self.row_at, 0)])
+    def _look_at_days(self) -> None:
+        """When each gate reported and moved."""
+        gates, at = self._gates, self.at
+        self._row_of = np.zeros(self.started.shape, dtype=np.int64)
+        reported = np.zeros((len(gates), self.n_days))
+        for number, gate in enumerate(gates):
+            self._row_of[number, : len(gate.started)] = np.searchsorted(gate.day_ms, gate.started // DAY_MS * DAY_MS)
+            grid_day = (gate.day_ms - self.origin) // DAY_MS
+            reported[number, grid_day[grid_day >= 0]] = 1.0
+        self._row_at = np.array([np.searchsorted(gate.day_ms, at, side="left") - 1 for gate in gates])
+        self.coverage_7d = windows(reported, 7, fill=0.0)[:, self.columns].mean(axis=-1)
+        self.stale = np.where(self.columns > 0, reported[:, self.columns - 1], 0.0) == 0.0
+        newest = np.array([np.searchsorted(started, at, side="left") - 1 for started in self.started])
+        newest_ms = np.take_along_axis(self.started, np.maximum(newest, 0), axis=1)
+        self.since_operation_d = np.where(newest >= 0, (at - newest_ms) / DAY_MS, np.inf)
 
-    def lost(self, components: Sequence[str]) -> np.ndarray:
-        """Share of these components' vibration and temperature channels that are not believable, at each as_of."""
-        keys = {
-            self._channel[name.partition(":")[0]]
-            for component in components
-            for group, names in self.evidence.get(component, {}).items()
-            if group in OWN_GROUPS
-            for name in names
-        }
-        if not keys:
-            return np.zeros(len(self.at))
-        return np.asarray(self._spoilt[sorted(keys)].mean(axis=0))
+    def _look_at_cycles(self) -> None:
+        """When each component's cycle started (ms), and whether it is out of order; shape (gates, components, as_ofs)."""
+        shape = (*self.is_component.shape, len(self.at))
+        self._starts, self._out_of_order = np.full(shape, self.at), np.zeros(shape, dtype=bool)
+        for number, gate in enumerate(self._gates):
+            for place, component in enumerate(gate.history.components):
+                self._starts[number, place], self._out_of_order[number, place] = gate.cycles.at(component, self.at)
+
+    def _believe(self, health: Sequence[sensor_health.Health]) -> None:
+        """Take the verdicts on the sensors; those of all gates one after the other."""
+        self._health = health
+        first = np.cumsum([0, *(len(of_gate.channels) for of_gate in health)])
+        self._channel = [
+            {channel: first_one + place for place, channel in enumerate(of_gate.channels)}
+            for first_one, of_gate in zip(first, health, strict=False)
+        ]
+        most = max(1, *(len(of_gate.day_ms) for of_gate in health))
+        self._believable, self._bias_k = np.ones((first[-1], most), dtype=bool), np.zeros((first[-1], most))
+        for since, end, of_gate in zip(first, first[1:], health, strict=False):
+            self._believable[since:end, : len(of_gate.day_ms)] = of_gate.believable
+            self._bias_k[since:end, : len(of_gate.day_ms)] = of_gate.bias_k
+        row_at = np.repeat(self._row_at, np.diff(first), axis=0)
+        self._spoilt = (row_at >= 0) & ~np.take_along_axis(self._believable, np.maximum(row_at, 0), axis=1)
+        self._kinds = [of_gate.kinds_at(self.at) for of_gate in health]
+        own = self._is_own()
+        self._own_lost, self._gate_lost = self._lost(own), self._lost(own.max(axis=1))
+
+    def _is_own(self) -> np.ndarray:
+        """Which channels measure vibration or temperature of each component, shape (gates, components, channels)."""
+        own = np.zeros((*self.is_component.shape, len(self._spoilt)))
+        for number, gate in enumerate(self._gates):
+            for place, component in enumerate(gate.history.components):
+                own[number, place, [self._channel_of(number, name) for *_, name in gate.columns(component, OWN_GROUPS)]] = 1.0
+        return own
+
+    def _lost(self, of: np.ndarray) -> np.ndarray:
+        """Share of some channels that are not believable, at each as_of."""
+        return np.asarray(of @ self._spoilt / np.maximum(of.sum(axis=-1, keepdims=True), 1.0))
 
     def told_lost(self) -> np.ndarray:
         """Each component's faulty channels at each as_of, in words."""
         names = tuple(sensor_health.KINDS)
-        told = np.full((len(self.history.components), len(self.at)), "", dtype=object)
-        for place, at in zip(*np.nonzero(self._kinds >= 0), strict=True):
-            channel, kind = self.health.channels[place], names[self._kinds[place, at]]
-            component = channel.partition(".")[0]
-            if component in self.history.components:
-                where = (self.history.components.index(component), at)
-                told[where] += f"{'; ' if told[where] else ''}{channel}: {kind}"
+        told = np.full(self._starts.shape, "", dtype=object)
+        for number, (health, kinds, history) in enumerate(zip(self._health, self._kinds, self.histories, strict=True)):
+            for place, at in zip(*np.nonzero(kinds >= 0), strict=True):
+                channel, kind = health.channels[place], names[kinds[place, at]]
+                component = channel.partition(".")[0]
+                if component in history.components:
+                    where = (number, history.components.index(component), at)
+                    told[where] += f"{'; ' if told[where] else ''}{channel}: {kind}"
         return told
 
-    def cycles(self, component: str) -> tuple[np.ndarray, np.ndarray]:
-        """For each as_of: when the component's cycle started (ms), and whether it is out of order."""
-        return self._cycles.at(component, self.at)
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        """When each component's cycle started (ms), shape (components, as_ofs)."""
-        return self._of_each(lambda component: self.cycles(component)[0])
-
-    @cached_property
-    def _lost(self) -> np.ndarray:
-        """See `lost`, for each component; shape (components, as_ofs)."""
-        return self._of_each(lambda component: self.lost([component]))
-
-    def _of_each(self, told: Callable[[str], np.ndarray]) -> np.ndarray:
-        return np.array([told(component) for component in self.history.components]).reshape(-1, len(self.at))
-
     def reasons(self) -> np.ndarray:
-        """Why a component gets no forecast at each as_of, shape (components, as_ofs); ``""`` where it gets one."""
+        """Why a component gets no forecast at each as_of, shape (gates, components, as_ofs); ``""`` where it gets one."""
         reasons = np.full(self._starts.shape, "", dtype=object)
-        reasons[self._lost == 1.0] = "sensors"
-        reasons[:, self.since_operation_d > MAX_IDLE_DAYS] = "idle"
+        reasons[self._own_lost == 1.0] = "sensors"
+        reasons[np.broadcast_to((self.since_operation_d > MAX_IDLE_DAYS)[:, None], reasons.shape)] = "idle"
         reasons[self.at - self._starts < MIN_CYCLE_DAYS * DAY_MS] = "young"
-        reasons[:, self.stale] = "stale"
-        reasons[self._of_each(lambda component: self.cycles(component)[1])] = "under_repair"
+        reasons[np.broadcast_to(self.stale[:, None], reasons.shape)] = "stale"
+        reasons[self._out_of_order] = "under_repair"
         return reasons
 
-    def _healthy_before(self, cycle_starts_ms: Sequence[int], cycle_ms: int) -> np.ndarray | None:
-        """Operations of the baseline of the last earlier cycle that got a whole one; None where there is none."""
-        before_ms = whole_cycle_before(cycle_starts_ms, cycle_ms)
-        if before_ms is None:
-            return None
-        return np.asarray((self.started >= before_ms) & (self.started < before_ms + BASELINE_DAYS * DAY_MS))
-
-    def _compared(self, cycle_ms: int, fit: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """What is compared for as_ofs of one cycle: operations near them and of the baseline; first day and end of the days."""
-        first, end = max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
-        near = (self.started >= cycle_ms) & (self.day >= first - REMEMBER_DAYS) & (self.day < end)
-        # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
-        baseline = (self.started >= cycle_ms) & (self.started < cycle_ms + _BASELINE_AGES[fit] * DAY_MS)
-        return near, baseline, first, end
-
     def measured(self, component: str, groups: Sequence[str]) -> dict[str, Measured]:
-        """Behind the newest ``dev`` of some groups: the column that deviates most, as of the only as_of; see `Measured`."""
-        names = [
-            (name, group) for group, of_group in self.evidence.get(component, {}).items() if group in groups for name in of_group
-        ]
-        start, _ = self.cycles(component)
-        fit = int(np.searchsorted(_BASELINE_AGES, (self.at[0] - start[0]) / DAY_MS, side="right")) - 1
-        if fit <= 0 or not names:
-            return {}
-        near, baseline, first, end = self._compared(int(start[0]), fit, self.columns)
-        shown = self._shown(names, near, baseline, first, end)
-        if shown is None:
-            return {}
-        daily_expected = shown.daily_expected()
+        """Behind the newest ``dev`` of some groups: the column that deviates most, as of the only as_of of the only gate; see
+        `Measured`.
+        """
+        columns = self._gates[0].columns(component, groups)
         found: dict[str, Measured] = {}
-        for row, (name, group) in enumerate(names):
-            told = np.flatnonzero(np.isfinite(shown.daily[row]))
-            if not len(told) or self.spoilt(name.partition(":")[0])[0]:
-                continue
-            until = min(int(told[-1]) + 3, end - first)  # a gate that rests keeps its last three days: see `remembered`
-            if end - first - until > REMEMBER_DAYS:
-                continue
-            days = told[told >= until - 3]
-            since_ms, until_ms = (self.origin + (first + int(day)) * DAY_MS for day in (days[0], days[-1] + 1))
-            deviation, expected = shown.daily[row, days].mean(), daily_expected[row, days].mean()
-            one = Measured.of(name, group, float(expected), float(deviation), since_ms, until_ms)
-            if group not in found or one.change > found[group].change:
-                found[group] = one
+        for task in self._tasks(0, columns):
+            first, end = self._stretch([task])
+            shown = self._shown([task], self._in_baseline([task]), first, end)
+            daily_expected = shown.daily_expected()
+            for row, (_, group, name) in enumerate(columns):
+                told = np.flatnonzero(np.isfinite(shown.daily[row]))
+                if not len(told) or self._spoilt[self._channel_of(0, name), 0]:
+                    continue
+                until = min(int(told[-1]) + 3, end - first)  # a gate that rests keeps its last three days: see `remembered`
+                if end - first - until > REMEMBER_DAYS:
+                    continue
+                days = told[told >= until - 3]
+                since_ms, until_ms = (self.origin + (first + int(day)) * DAY_MS for day in (days[0], days[-1] + 1))
+                deviation, expected = shown.daily[row, days].mean(), daily_expected[row, days].mean()
+                one = Measured.of(name, group, float(expected), float(deviation), since_ms, until_ms)
+                if group not in found or one.change > found[group].change:
+                    found[group] = one
         return found
 
     def deviations(self) -> np.ndarray:
-        """The trend of each component's deviation by `GROUPS` at each as_of, shape (components, groups, trends, as_ofs)."""
-        components = self.history.components
-        deviations = np.full((len(components), len(ALL_GROUPS), len(TREND), len(self.at)), np.nan)
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for place, component in enumerate(components):
-            alike.setdefault(self._cycles.key(component), []).append(place)
-        for places in alike.values():
-            of_group = [
-                (place, group, names) for place in places for group, names in self.evidence.get(components[place], {}).items()
-            ]
-            if of_group:
-                names = [(name, group) for _, group, of in of_group for name in of]
-                found = self._deviations(components[places[0]], names)
-                first = np.cumsum([0, *(len(of) for _, _, of in of_group[:-1])])
-                strongest = np.fmax.reduceat(found, first, axis=1)
-                groups = [ALL_GROUPS.index(group) for _, group, _ in of_group]
-                deviations[[place for place, _, _ in of_group], groups] = strongest.swapaxes(0, 1)
+        """The trend of each component's deviation at each as_of, shape (gates, components, `ALL_GROUPS`, `TREND`, as_ofs)."""
+        deviations = np.full((*self.is_component.shape, len(ALL_GROUPS), len(TREND), len(self.at)), np.nan)
+        tasks = []
+        for number, gate in enumerate(self._gates):
+            alike: dict[tuple[int, ...], list[tuple[int, str, str]]] = {}
+            for component in gate.history.components:
+                alike.setdefault(gate.cycles.key(component), []).extend(gate.columns(component, ALL_GROUPS))
+            tasks.append([task for columns in alike.values() for task in self._tasks(number, columns)])
+        # the first of each gate at one go, then the second of those that have another
+        for some in zip_longest(*tasks):
+            together = [task for task in some if task is not None]
+            for task, found in zip(together, self._deviations(together), strict=True):
+                groups = [(place, ALL_GROUPS.index(group)) for place, group, _ in task.columns]
+                first = [row for row, group in enumerate(groups) if row == 0 or group != groups[row - 1]]
+                places, numbers = (list(of) for of in zip(*(groups[row] for row in first), strict=True))
+                strongest = np.fmax.reduceat(found, first, axis=1).swapaxes(0, 1)
+                deviations[task.gate, np.array(places)[:, None], np.array(numbers)[:, None], :, task.wanted] = (
+                    strongest.transpose(0, 2, 1)
+                )
         return deviations
 
-    def _deviations(self, component: str, names: Sequence[tuple[str, str]]) -> np.ndarray:
-        """The same for columns of components whose cycles are those of one, shape (trends, columns, as_ofs)."""
-        found = np.full((len(TREND), len(names), len(self.at)), np.nan)
-        start, _ = self.cycles(component)
+    def _tasks(self, number: int, columns: Sequence[tuple[int, str, str]]) -> list[_Task]:
+        """What there is to compare of columns of components of a gate whose cycles are the same."""
+        if not columns:
+            return []
+        gate = self._gates[number]
+        start = self._starts[number, columns[0][0]]
         fitted_at = np.searchsorted(_BASELINE_AGES, (self.at - start) / DAY_MS, side="right") - 1
-        cycle_starts_ms = self._cycles.starts(component)
-        for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0}):
-            wanted = np.flatnonzero((start == cycle_ms) & (fitted_at == fit))
-            columns = self.columns[wanted]
-            near, baseline, first, end = self._compared(cycle_ms, fit, columns)
-            shown = self._shown(names, near, baseline, first, end)
-            if shown is None:
-                found[TREND.index("days_over")][:, wanted] = 0.0
-                continue
-            trends = trends_at(shown.daily, shown.scatter[:, None], shown.count, columns - first)
-            trends["now"], trends["low"] = shown.newest(self.at[wanted])
-            trends["z_before"] = trends["t_7d"]
-            before = self._healthy_before(cycle_starts_ms, cycle_ms)
-            if before is not None and (shown := self._shown(names, near, before, first, end)) is not None:
-                mean_7d = nan_mean(windows(shown.daily, 7)[:, columns - first], axis=-1)
-                trends["z_before"] = evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns - first)
-            for place, trend in enumerate(TREND):
-                found[place][:, wanted] = trends[trend]
-        spoilt = self._spoilt[[self._channel[name.partition(":")[0]] for name, _ in names]]
-        return np.where(spoilt | ~np.isfinite(found), np.nan, found)
+        cycle_starts_ms = gate.cycles.starts(gate.history.components[columns[0][0]])
+        return [
+            _Task(
+                number,
+                columns,
+                np.flatnonzero((start == cycle_ms) & (fitted_at == fit)),
+                cycle_ms,
+                # the age is reached by every as_of that is wanted, so the baseline holds nothing later than any of them
+                cycle_ms + _BASELINE_AGES[fit] * DAY_MS,
+                whole_cycle_before(cycle_starts_ms, cycle_ms),
+            )
+            for cycle_ms, fit in sorted({(int(c), int(f)) for c, f in zip(start, fitted_at, strict=True) if f > 0})
+        ]
 
-    def _shown(
-        self, names: Sequence[tuple[str, str]], near: np.ndarray, baseline: np.ndarray, first: int, end: int
-    ) -> _Shown | None:
-        """What the operations of the days from `first` to `end` show beyond a baseline; None where there are none at all."""
-        some = np.flatnonzero(near | baseline)
-        if not len(some):
-            return None
-        ops = {name: self.operations[name][some] for name in _ALWAYS}
-        fit_on, started, near = baseline[some], self.started[some], near[some]
-        rows = self.row_of[some]
-        drawn = None if (np.isfinite(ops["load"]) & fit_on).any() else self._current
-        if drawn is not None:
+    def _stretch(self, tasks: Sequence[_Task]) -> tuple[int, int]:
+        """First day and end of the days that the trends of some tasks look back to."""
+        columns = self.columns[np.concatenate([task.wanted for task in tasks])]
+        return max(int(columns.min()) - HISTORY_DAYS, 0), int(columns.max())
+
+    def _in_baseline(self, tasks: Sequence[_Task]) -> np.ndarray:
+        """Which operations are each task's baseline, shape (tasks, operations)."""
+        return self._between([task.gate for task in tasks], [(task.since_ms, task.until_ms) for task in tasks])
+
+    def _between(self, gates: Sequence[int], spans_ms: Sequence[tuple[int, int]]) -> np.ndarray:
+        started, spans = self.started[gates], np.array(spans_ms)
+        return np.asarray((started >= spans[:, :1]) & (started < spans[:, 1:]))
+
+    def _deviations(self, tasks: Sequence[_Task]) -> list[np.ndarray]:
+        """The trends of each task's columns, each of shape (trends, columns, as_ofs wanted)."""
+        first, end = self._stretch(tasks)
+        wanted = np.unique(np.concatenate([task.wanted for task in tasks]))
+        columns = self.columns[wanted] - first
+        shown = self._shown(tasks, self._in_baseline(tasks), first, end)
+        trends = trends_at(shown.daily, shown.scatter[:, None], shown.count, columns)
+        trends["now"], trends["low"] = shown.newest(self.at[wanted])
+        trends["z_before"] = trends["t_7d"].copy()
+        first_row = np.cumsum([0, *(len(task.columns) for task in tasks)])
+        rows_of = [np.arange(since, until) for since, until in pairwise(first_row)]
+        again = [number for number, task in enumerate(tasks) if task.before_ms is not None]
+        if again:
+            spans_ms = [
+                (start, start + BASELINE_DAYS * DAY_MS) for task in tasks for start in [task.before_ms] if start is not None
+            ]
+            before = self._between([tasks[number].gate for number in again], spans_ms)
+            shown = self._shown([tasks[number] for number in again], before, first, end)
+            mean_7d = nan_mean(windows(shown.daily, 7)[:, columns], axis=-1)
+            rows = np.concatenate([rows_of[number] for number in again])
+            trends["z_before"][rows] = evidence_7d(mean_7d, shown.scatter[:, None], shown.count, columns)
+        channels = self._channels(tasks)
+        found = np.array([trends[trend] for trend in TREND])
+        found = np.where(self._spoilt[channels][:, wanted] | ~np.isfinite(found), np.nan, found)
+        return [found[:, rows][:, :, np.searchsorted(wanted, task.wanted)] for rows, task in zip(rows_of, tasks, strict=True)]
+
+    def _channels(self, tasks: Sequence[_Task]) -> np.ndarray:
+        """The channel of each column of some tasks."""
+        return np.array([self._channel_of(task.gate, name) for task in tasks for _, _, name in task.columns])
+
+    def _shown(self, tasks: Sequence[_Task], baseline: np.ndarray, first: int, end: int) -> _Shown:
+        """What operations of the days from `first` to `end` of each task's cycle show beyond a baseline of it.
+
+        Rows are the columns of evidence of all tasks, one task after the other.
+        """
+        gate = np.array([task.gate for task in tasks])
+        near = (self.day[gate] >= first - REMEMBER_DAYS) & (self.day[gate] < end)
+        near &= self.started[gate] >= np.array([task.since_ms for task in tasks])[:, None]
+        # the operations of each task that have a say come first
+        matter = near | baseline
+        some = np.argsort(~matter, axis=1, kind="stable")[:, : max(int(matter.sum(axis=1).max()), 1)]
+        near, fit_on = (np.take_along_axis(which, some, axis=1) for which in (near, baseline))
+        ops = {name: self.operations[name][gate[:, None], some] for name in _ALWAYS}
+        has_load = (np.isfinite(ops["load"]) & fit_on).any(axis=1)
+        for number in np.flatnonzero(~has_load):
             # a motor draws what it is asked for: where nobody tells the load, its current does, and is no evidence itself
-            asks = self._believable[self._channel[drawn.partition(":")[0]], rows]
-            ops["load"] = np.where(asks, self.operations[drawn][some], np.nan)
+            drawn = self._gates[gate[number]].current
+            if drawn is not None:
+                asks = self._believable[self._channel_of(gate[number], drawn), self._row_of[gate[number], some[number]]]
+                ops["load"][number] = np.where(asks, self._values[self._row(gate[number], drawn), some[number]], np.nan)
         load, opening, head = (filled(ops[name], fit_on) for name in ("load", "opening", "head"))
-        channel = np.array([self._channel[name.partition(":")[0]] for name, _ in names])
-        believable = self._believable[channel[:, None], rows]
-        values = self._values[[self._place[name] for name, _ in names]][:, some]
-        warm = np.array([group == "temperature" for _, group in names])
-        target, predicted, scatter = np.full(values.shape, np.nan), np.zeros(values.shape), np.zeros(len(names))
-        if not warm.all():
-            span = np.nanmax(np.where(fit_on, opening, np.nan), initial=0.0)
-            # the jet under a leaf that is nearly closed shakes it
-            context = np.column_stack([load, opening, head, np.exp(-opening / max(0.15 * span, 1e-9))])
-            target[~warm] = np.log(np.maximum(values[~warm], 1e-6))
-            known = fit_on & believable[~warm] & np.isfinite(target[~warm])
-            predicted[~warm], scatter[~warm] = ridge(context[None], target[~warm], known)
-        if warm.any():
-            of_start = [self._place[name.replace(":max", ":start")] for name, group in names if group == "temperature"]
-            starts = self._values[of_start][:, some]
-            bias_k = self.health.bias_k[channel[warm][:, None], rows]
-            target[warm], explained_by = rise(ops["minutes"], self.house_c[some], values[warm], starts, bias_k, load, fit_on)
-            known = fit_on & believable[warm] & np.isfinite(target[warm])
+        span = np.fmax.reduce(np.where(fit_on, opening, np.nan), axis=1, keepdims=True, initial=0.0)
+        # the jet under a leaf that is nearly closed shakes it
+        context = np.stack([load, opening, head, np.exp(-opening / np.maximum(0.15 * span, 1e-9))], axis=-1)
+
+        # from here on a row is a column of evidence
+        columns = [(task.gate, group, name) for task in tasks for _, group, name in task.columns]
+        of = np.repeat(np.arange(len(tasks)), [len(task.columns) for task in tasks])
+        gate, some, near, fit_on = gate[of], some[of], near[of], fit_on[of]
+        group = np.array([group for _, group, _ in columns])
+        channel, day_row = self._channels(tasks)[:, None], self._row_of[gate[:, None], some]
+        believable = self._believable[channel, day_row]
+        values = self._values[np.array([self._row(number, name) for number, _, name in columns])[:, None], some]
+        target, predicted, scatter = np.full(values.shape, np.nan), np.zeros(values.shape), np.zeros(len(values))
+        warm, cold = np.flatnonzero(group == "temperature"), np.flatnonzero(group != "temperature")
+        if len(cold):
+            target[cold] = np.log(np.maximum(values[cold], 1e-6))
+            known = fit_on[cold] & believable[cold] & np.isfinite(target[cold])
+            predicted[cold], scatter[cold] = ridge(context[of[cold]], target[cold], known)
+        if len(warm):
+            of_start = [self._row(columns[row][0], columns[row][2].replace(":max", ":start")) for row in warm]
+            starts = self._values[np.array(of_start)[:, None], some[warm]]
+            house_c, bias_k = self.house_c[gate[warm, None], some[warm]], self._bias_k[channel[warm], day_row[warm]]
+            minutes, load = ops["minutes"][of[warm]], load[of[warm]]
+            target[warm], explained_by = rise(minutes, house_c, values[warm], starts, bias_k, load, fit_on[warm])
+            known = fit_on[warm] & believable[warm] & np.isfinite(target[warm])
             predicted[warm], scatter[warm] = ridge(explained_by, target[warm], known)
-        told = np.isfinite(target) & believable
-        if drawn is not None:
-            told[[group == "current" for _, group in names]] = False
+        is_load = ~has_load[of] & (group == "current")
+        told = np.isfinite(target) & believable & ~is_load[:, None]
         n = (fit_on & told).sum(axis=1)
         # who shows one and the same in every operation does not measure
         most = np.where(fit_on & told, values, -np.inf).max(axis=1)
         least = np.where(fit_on & told, values, np.inf).min(axis=1)
-        n[(n >= _FEWEST_ALIKE) & (most - least <= 1e-6 * most) & ~warm] = 0
-        prior = np.array([_PRIOR_SCATTER[group] for _, group in names])
+        n[(n >= _FEWEST_ALIKE) & (most - least <= 1e-6 * most) & (group != "temperature")] = 0
+        prior = np.array([_PRIOR_SCATTER[name] for name in group])
         pulled = np.sqrt((n * scatter**2 + _PRIOR_OPERATIONS * prior**2) / (n + _PRIOR_OPERATIONS))
         scatter = np.where(n > 0, pulled, np.nan)
-        used = Used.of(near & told & (n > 0)[:, None], started)
+        used = Used.of(near & told & (n > 0)[:, None], self.started[gate[:, None], some])
         deviation = pulled_in(used, used.pick(target - predicted), 3.0 * scatter[:, None])
-        day = used.pick(np.broadcast_to(self.day[some] - first, values.shape))
-        day = np.where(used.real, day, -1)
+        day = np.where(used.real, used.pick(self.day[gate[:, None], some] - first), -1)
         daily, count = by_day(deviation, day, end - first)
         return _Shown(used, day, deviation, used.pick(predicted), scatter, daily, count)
 
-    def _daily_means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of each day of the grid, for each row of values per operation."""
-        day = np.where(np.isfinite(values), self.day, -1)
+    def _daily_means(self, values: np.ndarray, gate: np.ndarray) -> np.ndarray:
+        """Mean of each day of the grid, for each row of values per operation of a gate."""
+        day = np.where(np.isfinite(values), self.day[gate], -1)
         return by_day(values, day, self.n_days)[0]
 
     def levels(self) -> dict[str, np.ndarray]:
         """Absolute level of the last days of each component: vibration velocity (mm/s), temperature while moving (degC)."""
         wanted = {"vibration_level_mm_s": ".velocity_rms:mean", "temperature_level_c": ".temperature:max"}
         told = [
-            (feature, components.index(part), place)
-            for components in [self.history.components]
+            (feature, number, gate.history.components.index(part), self._first_row[number] + place)
+            for number, gate in enumerate(self._gates)
+            for name, place in gate.place.items()
             for feature, ending in wanted.items()
-            for name, place in self._place.items()
-            if name.endswith(ending) and (part := name.partition(".")[0]) in components
+            if name.endswith(ending) and (part := name.partition(".")[0]) in gate.history.components
         ]
-        daily = self._daily_means(self._values[[place for _, _, place in told]])
-        newest = remembered(nan_mean(windows(daily, 3), axis=-1))[:, self.columns]
-        levels = {feature: np.full((len(self.history.components), len(self.at)), np.nan) for feature in wanted}
-        for (feature, component, _), of_column in zip(told, newest, strict=True):
-            levels[feature][component] = np.fmax(levels[feature][component], of_column)
+        rows, gates = (np.array([one[part] for one in told], dtype=np.int64) for part in (3, 1))
+        newest = newest_mean(self._daily_means(self._values[rows], gates), self.columns)
+        levels = {feature: np.full(self._starts.shape, np.nan) for feature in wanted}
+        for (feature, number, component, _), of_column in zip(told, newest, strict=True):
+            levels[feature][number, component] = np.fmax(levels[feature][number, component], of_column)
         return levels
 
     def context(self) -> dict[str, np.ndarray]:
-        """How the gate was used, how old each component's cycle is and how much of the week was reported."""
+        """How the gate was used, how old each component's cycle is and how much of the week was reported.
+
+        Shape (gates, components, as_ofs), or (gates, 1, as_ofs) of what is the same for all components.
+        """
         frozen_ms = np.minimum(self.at, self._starts + BASELINE_DAYS * DAY_MS)
-        first, frozen = np.searchsorted(self.started, self._starts), np.searchsorted(self.started, frozen_ms)
-        return {
+        first, frozen = (
+            np.array([np.searchsorted(started, of_gate) for started, of_gate in zip(self.started, at_ms, strict=True)])
+            for at_ms in (self._starts, frozen_ms)
+        )
+        of_gate = {
             **self._use(),
+            "days_since_operation": np.minimum(self.since_operation_d, 60.0),
+            "coverage_7d": self.coverage_7d,
+            "gate_lost": self._gate_lost,
+        }
+        return {
+            **{name: values[:, None] for name, values in of_gate.items()},
             **self._unlike_baseline(first, frozen),
             "cycle_days": np.minimum((self.at - self._starts) / DAY_MS, 365.0),
             "baseline_operations": (frozen - first) * 1.0,
-            "days_since_operation": np.minimum(self.since_operation_d, 60.0),
-            "coverage_7d": self.coverage_7d,
-            "gate_lost": self.lost(self.history.components),
-            "own_lost": self._lost,
+            "own_lost": self._own_lost,
         }
 
     def _unlike_baseline(self, first: np.ndarray, frozen: np.ndarray) -> dict[str, np.ndarray]:
@@ -487,62 +592,81 @@ class GateView:
         What a flood does to a leaf cannot be learnt in a dry month.
         """
         head, load = np.log(np.maximum(self.operations["head"], 0.1)), self.operations["load"]
-        recent = remembered(nan_mean(windows(self._daily_means(np.array([head, load])), 3), axis=-1))[:, self.columns]
+        gate = np.arange(len(head))
+        recent = [newest_mean(self._daily_means(values, gate), self.columns)[:, None] for values in (head, load)]
         means = []
         for values in (head, load):
             known = np.isfinite(values)
-            total, count = np.append(0.0, np.cumsum(np.where(known, values, 0.0))), np.append(0, np.cumsum(known))
-            n = count[frozen] - count[first]
-            means.append(np.where(n > 0, (total[frozen] - total[first]) / np.maximum(n, 1), np.nan))
+            total, count = (np.pad(np.cumsum(of, axis=1), ((0, 0), (1, 0))) for of in (np.where(known, values, 0.0), known))
+            in_baseline, n = (of[gate[:, None, None], frozen] - of[gate[:, None, None], first] for of in (total, count))
+            means.append(np.where(n > 0, in_baseline / np.maximum(n, 1), np.nan))
         highest = np.full(first.shape, np.nan)
-        for start in np.unique(first):
-            of_cycle = (first == start) & (frozen > start)
-            highest[of_cycle] = np.fmax.accumulate(head[start:])[frozen[of_cycle] - start - 1]
+        for number, of_gate in enumerate(first):
+            for start in np.unique(of_gate):
+                of_cycle = (of_gate == start) & (frozen[number] > start)
+                highest[number][of_cycle] = np.fmax.accumulate(head[number, start:])[frozen[number][of_cycle] - start - 1]
         return {"head_rise": recent[0] - means[0], "head_beyond": recent[0] - highest, "load_rise": recent[1] - means[1]}
 
     def _use(self) -> dict[str, np.ndarray]:
         """What is the same for all components: how the gate was used."""
-        minutes = self.operations["minutes"]
-        use = self.day >= 0
-        day = self.day[use].astype(int)
-        count = np.bincount(day, minlength=self.n_days).astype(float)
-        minutes = np.bincount(day, weights=minutes[use], minlength=self.n_days)
-        names = ("load", "ambient_temperature", "head")
-        daily = self._daily_means(self._values[[self._place[name] for name in names]])
-        load, ambient, head = nan_mean(windows(daily, 7)[:, self.columns], axis=-1)
+        gate = np.arange(len(self._gates))
+        use = (self.day >= 0) & (self.day < self.n_days)
+        minutes, count = by_day(self.operations["minutes"], np.where(use, self.day, -1), self.n_days)
+        minutes = np.where(count > 0, minutes * count, 0.0)
+        load, ambient, head = (
+            nan_mean(windows(self._daily_means(self.operations[name], gate), 7)[:, self.columns], axis=-1)
+            for name in ("load", "ambient_temperature", "head")
+        )
         return {
             "load_7d": load,
-            "operations_7d": windows(count, 7, fill=0.0)[self.columns].sum(axis=-1),
-            "minutes_7d": windows(minutes, 7, fill=0.0)[self.columns].sum(axis=-1),
-            "minutes_28d": windows(minutes, 28, fill=0.0)[self.columns].sum(axis=-1),
+            "operations_7d": windows(count, 7, fill=0.0)[:, self.columns].sum(axis=-1),
+            "minutes_7d": windows(minutes, 7, fill=0.0)[:, self.columns].sum(axis=-1),
+            "minutes_28d": windows(minutes, 28, fill=0.0)[:, self.columns].sum(axis=-1),
             "ambient_7d": ambient,
             "head_7d": head,
         }
 
     def record(self) -> dict[str, np.ndarray]:
-        """What the maintenance records tell: how often the gate failed and was repaired, when somebody last looked, its age."""
-        records = self.records
-        failed = records.kind == "failure"
-        mended = (records.kind == "repair") | (records.kind == "replacement")
-        years = (self.at - self.first_day_ms) / (365.25 * DAY_MS)
+        """What the maintenance records tell: how often the gate failed and was repaired, when somebody last looked, its age.
+
+        Shapes as of `context`.
+        """
+        records = [gate.records for gate in self._gates]
+        started_ms = _side_by_side([of_gate.started_ms for of_gate in records], NEVER_MS)
+        failed = _side_by_side([of_gate.kind == "failure" for of_gate in records], False)
+        mended = _side_by_side([(of_gate.kind == "repair") | (of_gate.kind == "replacement") for of_gate in records], False)
+        of_whole = _side_by_side([of_gate.component == "" for of_gate in records], False)
+        own = np.zeros((*self.is_component.shape, started_ms.shape[1]), dtype=bool)
+        for number, (gate, of_gate) in enumerate(zip(self._gates, records, strict=True)):
+            for place, component in enumerate(gate.history.components):
+                own[number, place, : len(of_gate.component)] = of_gate.component == component
+        past = started_ms[:, :, None] < self.at
+        years = ((self.at - self.first_day_ms[:, None]) / (365.25 * DAY_MS))[:, None]
 
         def a_year(kept: np.ndarray) -> np.ndarray:
             # as if half a record more had come in one year more: two failures in a month are not 24 a year
-            return (np.searchsorted(np.sort(records.started_ms[kept]), self.at) + 0.5) / (years + 1.0)
+            return np.asarray((kept.astype(float) @ past + 0.5) / (years + 1.0))
 
-        def visited_ms(component: str) -> np.ndarray:
-            visits = np.append(np.sort(records.concerning(component).started_ms), np.iinfo(np.int64).max)
-            newest = np.searchsorted(visits, self.at) - 1
-            return np.where(newest >= 0, visits[np.maximum(newest, 0)], self.first_day_ms)
-
-        since = np.nan if self.history.commissioned_on is None else pd.Timestamp(self.history.commissioned_on).value // 10**6
+        visits = (own | of_whole[:, None])[..., None] & past[:, None]
+        visited_ms = np.where(visits, started_ms[:, None, :, None], -NEVER_MS).max(axis=2, initial=-NEVER_MS)
+        visited_ms = np.where(visited_ms > -NEVER_MS, visited_ms, self.first_day_ms[:, None, None])
+        since = [gate.history.commissioned_on for gate in self._gates]
+        since_ms = np.array([np.nan if day is None else pd.Timestamp(day).value // 10**6 for day in since])
         return {
-            "gate_failures_a_year": a_year(failed),
-            "own_failures_a_year": self._of_each(lambda component: a_year(failed & (records.component == component))),
-            "repairs_a_year": a_year(mended),
-            "days_since_visit": np.minimum((self.at - self._of_each(visited_ms)) / DAY_MS, 365.0),
-            "gate_age_years": (self.at - since) / (365.25 * DAY_MS),
+            "gate_failures_a_year": a_year(failed[:, None]),
+            "own_failures_a_year": a_year(own & failed[:, None]),
+            "repairs_a_year": a_year(mended[:, None]),
+            "days_since_visit": np.minimum((self.at - visited_ms) / DAY_MS, 365.0),
+            "gate_age_years": ((self.at - since_ms[:, None]) / (365.25 * DAY_MS))[:, None],
         }
+
+
+def _side_by_side(parts: Sequence[np.ndarray], beyond: Any) -> np.ndarray:
+    """One row for each part, as long as the longest, at least one; beyond its end a row is `beyond`."""
+    rows = np.full((len(parts), max(1, *map(len, parts))), beyond)
+    for row, part in zip(rows, parts, strict=True):
+        row[: len(part)] = part
+    return rows
 
 
 @lru_cache(maxsize=256)

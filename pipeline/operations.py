@@ -391,10 +391,12 @@ def from_rows(rows: Iterable[tuple[Any, ...]], keys: Iterable[str], names: Seque
         packed = [one + np.full((width - len(one)) // PACKED.itemsize, np.nan, dtype=PACKED).tobytes() for one in packed]
     values = np.frombuffer(b"".join(packed), dtype=PACKED).reshape(len(rows), len(names))
     told, order = _in_order(tuple(keys), tuple(names))
-    frame = np.empty((len(rows), len(told)))
-    frame[:, : len(keys)] = np.array([row[:-1] for row in rows]).reshape(len(rows), len(keys))
-    frame[:, len(keys) :] = values[:, order]
-    return pd.DataFrame(frame, columns=told, copy=False)
+    # one column after the other, as those who look at many rows of some columns want them
+    frame = np.empty((len(told), len(rows)))
+    for place in range(len(keys)):
+        frame[place] = [row[place] for row in rows]
+    frame[len(keys) :] = np.ascontiguousarray(values.T)[order]
+    return pd.DataFrame(frame.T, columns=told, copy=False)
 
 
 @lru_cache(maxsize=256)

@@ -17,6 +17,9 @@ OVER_Z = 2.0
 REMEMBER_DAYS = 14
 """A gate that has not moved for some days keeps its last 3-day deviation this long."""
 
+NEVER_MS = np.iinfo(np.int64).max
+"""An instant (epoch ms) later than any other."""
+
 HISTORY_DAYS = LOOK_BACK_DAYS + REMEMBER_DAYS + 4
 """How far back the days reach that a row's trends are made of; each is the mean of operations of its own alone."""
 
@@ -38,25 +41,22 @@ class Used:
     ----------
     order : operations of each column, those that count first
     real : which of them count, shape (columns, most of one)
-    started_ms : their starts
-    before : how many of each column's come before an operation, shape (columns, operations + 1)
-    all_started_ms : starts of all operations
+    started_ms : their starts, `NEVER_MS` of those that do not count
     """
 
     order: np.ndarray
     real: np.ndarray
     started_ms: np.ndarray
-    before: np.ndarray
-    all_started_ms: np.ndarray
 
     @classmethod
     def of(cls, use: np.ndarray, started_ms: np.ndarray) -> Used:
-        """Pick operations by `use`, shape (columns, operations)."""
+        """Pick operations by `use`, shape (columns, operations); their starts are of that shape too, or the same for all."""
         counts = use.sum(axis=1)
         most = max(int(counts.max(initial=0)), 1)
         order = np.argsort(~use, axis=1, kind="stable")[:, :most]
-        before = np.concatenate([np.zeros((len(use), 1), dtype=np.int64), np.cumsum(use, axis=1)], axis=1)
-        return cls(order, np.arange(most) < counts[:, None], started_ms[order], before, started_ms)
+        real = np.arange(most) < counts[:, None]
+        started_ms = np.take_along_axis(np.broadcast_to(started_ms, use.shape), order, axis=1)
+        return cls(order, real, np.where(real, started_ms, NEVER_MS))
 
     def pick(self, values: np.ndarray) -> np.ndarray:
         """Values of operations in this order."""
@@ -70,7 +70,7 @@ class Used:
 
     def last_five_at(self, picked: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
         """The same up to each of some instants (exclusive), shape (columns, instants, 5); NaN for those older by 14 days then."""
-        last = self.before[:, np.searchsorted(self.all_started_ms, at_ms, side="left")]
+        last = np.array([np.searchsorted(started_ms, at_ms, side="left") for started_ms in self.started_ms])
         place = last[..., None] + np.arange(-5, 0)
         column = np.arange(len(picked))[:, None, None]
         inside, place = place >= 0, np.maximum(place, 0)
@@ -126,6 +126,12 @@ def evidence_7d(mean_7d: np.ndarray, scatter: np.ndarray, count: np.ndarray, at:
     """How many standard errors the last week's mean lies off, as if the operations of one day were half alike."""
     # ten operations of one day are worth less than ten days
     return np.asarray(mean_7d / scatter * np.sqrt(windows(np.sqrt(count), 7, fill=0.0)[:, at].sum(axis=-1)))
+
+
+def newest_mean(daily: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Mean of the last 3 days before some boundaries, as it is `remembered`."""
+    since = max(int(at.min()) - REMEMBER_DAYS - 3, 0)
+    return remembered(nan_mean(windows(daily[..., since:], 3), axis=-1))[..., at - since]
 
 
 def remembered(mean_3d: np.ndarray) -> np.ndarray:

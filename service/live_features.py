@@ -12,11 +12,13 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from pipeline import features, historian, operations
+from pipeline.cycles import Records
 from pipeline.historian import to_ms, writing
 from pipeline.readings import DAY_MS
 
@@ -153,15 +155,12 @@ def _of(table: sa.Table, gate_ids: Sequence[str]) -> sa.Select[Any]:
     return sa.select(table).where(table.c.gate_id.in_(list(gate_ids)))
 
 
-def load_maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The maintenance records of each of some gates, as `features.GateHistory` has them."""
-    records = historian.load_table(connection, historian.maintenance, gate_ids)
+def load_maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, Records]:
+    """The maintenance records of each of some gates."""
+    table = historian.load_table(connection, historian.maintenance, gate_ids)
+    table = table.sort_values("gate_id", kind="stable")
     for column in ("started_at", "ended_at"):
-        records[column] = pd.to_datetime(records[column], utc=True).astype("datetime64[ms, UTC]")
-    wanted = ["component", "kind", "started_at", "ended_at"]
-    of_gate = records["gate_id"].to_numpy(dtype=object)
-    records = records[wanted]
-    places: dict[str, list[int]] = {gate_id: [] for gate_id in gate_ids}
-    for place, gate_id in enumerate(of_gate):
-        places[gate_id].append(place)
-    return {gate_id: records.iloc[of_one] for gate_id, of_one in places.items()}
+        table[column] = pd.to_datetime(table[column], utc=True)
+    records, of_gate = Records.of(table), table["gate_id"].to_numpy(dtype=object)
+    since, until = (np.searchsorted(of_gate, list(gate_ids), side=side) for side in ("left", "right"))
+    return {gate_id: records.only(slice(start, end)) for gate_id, start, end in zip(gate_ids, since, until, strict=True)}

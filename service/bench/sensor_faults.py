@@ -17,7 +17,7 @@ from models.forecast import Forecaster
 from models.policy import Policy, Replay
 from pipeline import features, sensor_health
 from pipeline.channel_days import GateDays
-from pipeline.cycles import cycle_state
+from pipeline.cycles import Records, cycle_state
 from pipeline.features import GateHistory
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, quantity_of
@@ -151,7 +151,7 @@ def history_of(fleet: Fleet, gate: Gate, readings: pd.DataFrame) -> GateHistory:
         hoist_type=gate.hoist,
         operations=cut.operations,
         days=cut.days,
-        maintenance=_no_records()[["component", "kind", "started_at", "ended_at"]],
+        maintenance=Records.of(_no_records()),
         intervals_s=dict.fromkeys(channel_keys(gate.hoist), fleet.heartbeat_min * 60.0),
         commissioned_on=gate.commissioned_on,
     )
@@ -164,7 +164,7 @@ def _no_records() -> pd.DataFrame:
     return pd.DataFrame({name: [] for name in names}).astype(types)
 
 
-def _health(history: GateHistory, maintenance: pd.DataFrame | None = None) -> Health:
+def _health(history: GateHistory, maintenance: Records | None = None) -> Health:
     days = history.days
     first_ms = int(days["day_ms"].iloc[0])
     records = history.maintenance if maintenance is None else maintenance
@@ -244,7 +244,7 @@ def false_namings(fleet: Fleet, gate_id: str) -> Namings:
     gate = fleet.gate(gate_id)
     history = simulate_gate(fleet, gate_id)
     told = history_of(fleet, gate, history.readings)
-    health = _health(told, history.maintenance_table().fillna({"component": ""}))
+    health = _health(told, Records.of(history.maintenance_table().fillna({"component": ""})))
     at_ms = health.day_ms + DAY_MS
     kinds = np.full((len(health.channels), len(at_ms)), "", dtype=object)
     for column, instant in enumerate(at_ms.tolist()):

@@ -322,7 +322,8 @@ DELIVERY = Actor("delivery", "system")
 
 def all_rows(result: sa.CursorResult[Any]) -> list[Row]:
     """Every row of an answer."""
-    return [dict(row) for row in result.mappings()]
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
 
 
 def first_row(result: sa.CursorResult[Any]) -> Row | None:

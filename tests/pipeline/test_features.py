@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline import features
-from pipeline.cycles import cycle_state
+from pipeline.cycles import Records, cycle_state
 from pipeline.dataset import open_dataset
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS
@@ -56,9 +56,8 @@ def maintenance(*records: tuple[str, str, datetime, datetime | None]) -> pd.Data
 
 def history(readings: pd.DataFrame, records: pd.DataFrame | None = None) -> features.GateHistory:
     segmented = segment(readings)
-    return features.GateHistory(
-        "G1", ("gearbox", "motor"), "winch", segmented.operations, segmented.days, maintenance() if records is None else records
-    )
+    known = Records.of(maintenance() if records is None else records)
+    return features.GateHistory("G1", ("gearbox", "motor"), "winch", segmented.operations, segmented.days, known)
 
 
 def motor(rows: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +148,7 @@ def test_reasons_say_why_there_is_no_forecast() -> None:
 
 
 def state_on(records: pd.DataFrame, day: int) -> tuple[float, bool]:
-    start, down = cycle_state(records, "motor", START_MS, np.array([START_MS + day * DAY_MS]))
+    start, down = cycle_state(Records.of(records), "motor", START_MS, np.array([START_MS + day * DAY_MS]))
     return (start[0] - START_MS) / DAY_MS, bool(down[0])
 
 

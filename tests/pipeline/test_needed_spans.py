@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import features
+from pipeline.cycles import Records
 from pipeline.dataset import open_dataset
 from pipeline.readings import DAY_MS
 from pipeline.simulator import write_dataset
@@ -37,10 +38,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[features.GateHistory
             for end in [pd.NaT if lasts_h is None else start + pd.Timedelta(days=day, hours=7 + lasts_h)]
         ]
     ).astype({"started_at": "datetime64[ms, UTC]", "ended_at": "datetime64[ms, UTC]"})
+    of_gate = dataset.maintenance[dataset.maintenance["gate_id"] == often.gate_id]
     moved = (idle.operations["started_ms"] - idle.days["day_ms"].min()) // DAY_MS
     rested = ~moved.between(150, 500)
     return [
-        replace(often, maintenance=pd.concat([often.maintenance, records], ignore_index=True)),
+        replace(often, maintenance=Records.of(pd.concat([of_gate, records], ignore_index=True))),
         replace(idle, operations=idle.operations[rested].reset_index(drop=True)),
         *others,
     ]
