@@ -375,12 +375,12 @@ def _fit_and_calibrate(
 
     # scikit-learn leaves the interpreter alone while it fits, so threads are enough; a process would need its own rows
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        whole = pool.submit(learn, np.zeros(len(rows), dtype=bool))
         folds = []
         for forecaster, held_out_log_odds in pool.map(fitted, masks):
             folds.append((forecaster, held_out_log_odds))
             say("fit", len(folds), len(masks) + 1)
-        final = whole.result()
+    # the largest of all comes alone, when the memory of the others is free
+    final = learn(np.zeros(len(rows), dtype=bool))
     say("fit", len(masks) + 1, len(masks) + 1)
     log_odds = np.full((len(rows), len(CALIBRATED_AT_D)), np.nan)
     for mask, (_, held_out_log_odds) in zip(masks, folds, strict=True):

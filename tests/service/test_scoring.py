@@ -26,6 +26,7 @@ from models.drift import Reference
 from models.policy import Policy, Replay
 from models.registry import RegistryError
 from pipeline import features, historian
+from pipeline.cycles import Records
 from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
 from pipeline.readings import Channel
@@ -232,7 +233,7 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
         records = historian.load_table(connection, historian.maintenance)
     cut = segment(pd.concat(frames, ignore_index=True))
     trained = features.build(
-        features.GateHistory(gate_id, ("gearbox", "motor"), "winch", cut.operations, cut.days, records), [T0]
+        features.GateHistory(gate_id, ("gearbox", "motor"), "winch", cut.operations, cut.days, Records.of(records)), [T0]
     )
 
     assert clean == {}
