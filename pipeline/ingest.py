@@ -146,7 +146,7 @@ class _Ingest:
         self._dialects = dialects
         self._missed = 0
         self._asked_at: dict[str, float] = {}
-        self._registry = Registry(allow_discovery=settings.allow_discovery)
+        self._registry = Registry(allow_discovery=settings.allow_discovery, most_a_minute=settings.most_a_minute)
         self._sequences = Sequences()
         self._refused = 0
         self._told_at = float("-inf")

@@ -24,7 +24,7 @@ from pipeline import historian
 from pipeline.adapters import Decoded, Gate, Message
 from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.historian import to_ms
-from pipeline.readings import DAY_MS, Channel, ReadingError
+from pipeline.readings import DAY_MS, Channel, Reading, ReadingError
 from pipeline.spectra import Machine
 
 log = logging.getLogger(__name__)
@@ -58,15 +58,18 @@ _UNKNOWN_MACHINE = Machine()
 class Registry:
     """The registered gates and declared channels, kept in memory; an `adapters.Fleet` that also knows the slots."""
 
-    def __init__(self, *, allow_discovery: bool = False) -> None:
+    def __init__(self, *, allow_discovery: bool = False, most_a_minute: int = 0) -> None:
         self.allow_discovery = allow_discovery
         """Whether devices may declare their channels, and a gate nobody knows, by themselves."""
+        self.most_a_minute = most_a_minute
+        """How many readings of a component may fall into one minute of its own time; 0: any number."""
         self.newest_ms: dict[str, int] = {}
         """The newest event time of each gate."""
         self._gates: dict[str, Gate] = {}
         self._places: dict[str, dict[str, Place]] = {}
         self._machines: dict[tuple[str, str], Machine] = {}
         self._alike: dict[Any, tuple[tuple[int, ...], Mapping[str, tuple[int, int]], Mapping[str, str]]] = {}
+        self._minutes: dict[tuple[str, str], tuple[int, int]] = {}  # the minute each component is in, and its readings so far
         self._loaded_at = float("-inf")
         self._load_s = 0.0
 
@@ -104,6 +107,18 @@ class Registry:
     def forget(self) -> None:
         """Read everything anew before the next batch: what a failed transaction taught us was never stored."""
         self._loaded_at = float("-inf")
+        self._minutes.clear()
+
+    def takes(self, reading: Reading) -> bool:
+        """Count a reading; False where its component has told enough in this minute of its own time.
+
+        A backlog is as dense as it was measured, however fast it comes; a device gone mad is not.
+        """
+        component, minute = (reading.gate_id, reading.component), reading.ts_ms // 60_000
+        at, told = self._minutes.get(component, (minute, 0))
+        told = told + 1 if at == minute else 1
+        self._minutes[component] = (minute, told)
+        return told <= self.most_a_minute
 
     def keep_fresh(self, connection: Connection, *, doubted: bool = False) -> bool:
         """Read everything anew once a minute, or now when `doubted`, but never for more than 2 % of the time.
@@ -237,6 +252,8 @@ def store_messages(
             for message, found in zip(messages, decoded, strict=True)
         ]
     _learn(connection, registry, decoded)
+    if registry.most_a_minute:
+        decoded = [_hold_back(registry, found) for found in decoded]
 
     stored = Stored()
     rows: _Rows = {}
@@ -405,6 +422,18 @@ def _learn(connection: Connection, registry: Registry, decoded: list[Decoded], o
     if wanted:
         historian.declare_channels(connection, [channel for of_gate in wanted.values() for channel in of_gate.values()])
         registry.load_channels(connection, wanted)
+
+
+def _hold_back(registry: Registry, found: Decoded) -> Decoded:
+    """What a message may tell: a device that floods us is refused what goes beyond its limit."""
+    kept = [reading for reading in found.readings if registry.takes(reading)]
+    if len(kept) == len(found.readings):
+        return found
+    detail = (
+        f"a component may tell {registry.most_a_minute} readings in one minute of its own time (`ingest --most-a-minute`); "
+        f"{len(found.readings) - len(kept)} of {len(found.readings)} are beyond it. Vibration as it is sampled belongs in bursts"
+    )
+    return found._replace(readings=kept, refusals=[*found.refusals, ReadingError("flooding", detail)])
 
 
 def _merge(rows: _Rows, place: Place, ts_ms: int, values: Mapping[str, float]) -> int:

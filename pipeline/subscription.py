@@ -49,7 +49,8 @@ class BrokerError(BadInput):
 class IngestSettings:
     """Where messages come from, how many are held at once, and what is allowed.
 
-    With `allow_discovery` devices register by themselves.
+    With `allow_discovery` devices register by themselves. Of a component `most_a_minute` readings are taken in one minute of its
+    own time; 0 is any number.
 
     `client_id` must be this process's own: the broker keeps a session by it. `receive_maximum` (how many unacknowledged
     messages the broker may hand out) and `session_expiry_s` count with MQTT 5 only; `ca_file` (whose word we take for the
@@ -72,6 +73,7 @@ class IngestSettings:
     keep_session: bool = True
     sparkplug_rebirth: bool = False
     allow_discovery: bool = False
+    most_a_minute: int = 0
     bursts_folder: Path | None = None
     bursts_days: int = 30
 

@@ -1,7 +1,8 @@
-"""Who knocks at the door with another's name: messages refused for that, told as one notice while they go on.
+"""Who knocks at the door with another's name, or without end: messages refused for that, told as one notice while they go on.
 
-Ingest has kept each of them, and used none. What is told is that somebody should look: at a gateway that is wired wrongly, at an
-account that is shared, or at worse. A notice begins with the first such message and ends when an hour has brought no other.
+Ingest has kept of them what it may, and used none. What is told is that somebody should look: at a gateway that is wired
+wrongly, at an account that is shared, or at worse. A notice begins with the first such message and ends when an hour has brought
+no other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from service.alerts import Notice
 from service.store import SCORING
 
 REFUSED = "door.refused"
-REASONS = ("identity_mismatch", "unknown_publisher")
-"""Why a message is refused that speaks for whom its publisher may not speak."""
+REASONS = ("identity_mismatch", "unknown_publisher", "flooding")
+"""Why a message is refused that speaks for whom its publisher may not speak, or of which there are far too many."""
 
 QUIET = timedelta(hours=1)
 MOST_TOPICS, MOST_LOOKED_AT = 5, 2_000
@@ -42,7 +43,8 @@ def watch_door(connection: Connection, now: datetime) -> None:
     kept = connection.execute(of_such.order_by(table.c.quarantine_id.desc()).limit(MOST_LOOKED_AT)).all()
     if under_way is None and new > 0:
         reason = max(refused, key=lambda name: refused[name])
-        store.save_notice(connection, life.open_notice(REFUSED, reason, now, detail=_detail(new, kept)), actor=SCORING)
+        detail = _detail(new, reason, kept)
+        store.save_notice(connection, life.open_notice(REFUSED, reason, now, detail=detail), actor=SCORING)
     elif under_way is not None and new <= 0:
         newest = max((row.received_at for row in kept), default=under_way.opened_at)
         if now - newest >= QUIET:
@@ -54,10 +56,10 @@ def current(connection: Connection) -> Notice | None:
     return next(iter(store.open_notices(connection, REFUSED)), None)
 
 
-def _detail(new: int, kept: Any) -> dict[str, object]:
+def _detail(new: int, reason: str, kept: Any) -> dict[str, object]:
     topics = Counter(row.topic for row in kept)
     return {
         "messages": new,
         "topics": {topic[:200]: n for topic, n in topics.most_common(MOST_TOPICS)},
-        "advice": "`sluicewatch quarantine list --reason identity_mismatch` shows what is kept of them; none was used",
+        "advice": f"`sluicewatch quarantine list --reason {reason}` shows what is kept of them; none was used",
     }

@@ -77,6 +77,13 @@ keep_readings_option = option(
 allow_discovery_option = option(
     "--allow-discovery", is_flag=True, help="Let devices declare their channels, and gates nobody knows, by themselves."
 )
+most_a_minute_option = option(
+    "--most-a-minute",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    show_default=True,
+    help="Readings taken of one component in one minute of its own time: a device gone mad is refused the rest. 0: any number.",
+)
 health_option = option(
     "--health-port", type=click.IntRange(0, 65535), default=None, help="Serve /livez, /readyz and /metrics here."
 )

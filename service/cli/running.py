@@ -20,6 +20,7 @@ from service.cli.parts import (
     keep_readings_option,
     load_mapping,
     mapping_option,
+    most_a_minute_option,
     mqtt_option,
     open_database,
     option,
@@ -71,6 +72,7 @@ def demo(**settings: Any) -> None:
 @mapping_option
 @sparkplug_rebirth_option
 @allow_discovery_option
+@most_a_minute_option
 @tls_options
 @public_url_option
 @secret_key_option
@@ -85,6 +87,7 @@ def up(
     mapping: Path | None,
     sparkplug_rebirth: bool,
     allow_discovery: bool,
+    most_a_minute: int,
     ca_file: str | None,
     certificate_file: str | None,
     key_file: str | None,
@@ -107,7 +110,8 @@ def up(
     refuse_taken(given["host"], given["port"])
     # every flag of the processes is an environment variable, too
     flags = {"database": database, "mqtt": mqtt, "mapping": mapping, "sparkplug_rebirth": sparkplug_rebirth, **given}
-    flags |= {"allow_discovery": allow_discovery, "mqtt_ca": ca_file, "mqtt_certificate": certificate_file, "mqtt_key": key_file}
+    flags |= {"allow_discovery": allow_discovery, "most_a_minute": most_a_minute}
+    flags |= {"mqtt_ca": ca_file, "mqtt_certificate": certificate_file, "mqtt_key": key_file}
     environment = {f"SLUICEWATCH_{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     stop = stop_on_signals()
     with Processes() as processes:
@@ -137,6 +141,7 @@ def migrate(database: str) -> None:
 @mapping_option
 @sparkplug_rebirth_option
 @allow_discovery_option
+@most_a_minute_option
 @bursts_option
 @option(
     "--bursts-days", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How long to keep them; 0: not at all."
@@ -152,6 +157,7 @@ def ingest(
     mapping: Path | None,
     sparkplug_rebirth: bool,
     allow_discovery: bool,
+    most_a_minute: int,
     bursts: Path,
     bursts_days: int,
     stations: str | None,
@@ -178,6 +184,7 @@ def ingest(
         version=mqtt_version,
         sparkplug_rebirth=sparkplug_rebirth,
         allow_discovery=allow_discovery,
+        most_a_minute=most_a_minute,
         bursts_folder=bursts if bursts_days else None,
         bursts_days=bursts_days,
         **tls,

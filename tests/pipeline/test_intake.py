@@ -277,6 +277,35 @@ def test_a_status_moves_the_sign_of_life_and_is_no_reading(engine: Engine) -> No
         assert historian.data_clock(connection) == NOW
 
 
+def test_a_device_gone_mad_is_refused_what_goes_beyond_its_limit_and_harms_nobody(engine: Engine) -> None:
+    registry = intake.Registry(most_a_minute=3)
+    mad = [message({"velocity_rms": 1.0 + n}, NOW + timedelta(seconds=n)) for n in range(5)]
+    sane = [message({"velocity_rms": 1.0}, NOW, gate_id="G2")]
+
+    stored = [store(engine, *some, registry=registry) for some in (mad[:2], [*mad[2:], *sane])]
+
+    assert [one.refused for one in stored] == [{}, {"flooding": 2}]
+    assert [row["motor.velocity_rms"] for row in rows_of(engine)] == [1.0, 2.0, 3.0]
+    assert len(rows_of(engine, "G2")) == 1
+    assert "a component may tell 3 readings in one minute" in quarantine(engine)[0].detail
+
+
+def test_a_backlog_is_no_flood_however_fast_it_comes(engine: Engine) -> None:
+    registry = intake.Registry(most_a_minute=3)
+    backlog = [message({"velocity_rms": 1.0}, NOW - timedelta(seconds=20 * n)) for n in range(300)]
+
+    assert store(engine, *backlog, registry=registry).quarantined == 0
+    assert len(rows_of(engine)) == 300
+
+
+def test_what_a_failed_transaction_counted_does_not_count(engine: Engine) -> None:
+    registry = intake.Registry(most_a_minute=1)
+    store(engine, message({"velocity_rms": 1.0}), registry=registry)
+    registry.forget()
+
+    assert store(engine, message({"velocity_rms": 1.0}), registry=registry).quarantined == 0
+
+
 def test_a_whole_message_can_be_put_aside_for_a_reason_of_the_caller(engine: Engine) -> None:
     with historian.writing(engine) as connection:
         stored = intake.put_aside(connection, [message({"velocity_rms": 1.0})], ReadingError("not_storable", "why"), NOW)
