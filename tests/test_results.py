@@ -13,7 +13,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 RESULTS = sorted(file.stem for file in (DOCS / "results").iterdir())
-PAGES = {"forecast": "forecast.md", "real": "real-data.md", "drift": "drift.md"}
+PAGES = {
+    "forecast": "forecast.md",
+    "real": "real-data.md",
+    "drift": "drift.md",
+    **dict.fromkeys(("ingest", "steady", "import", "score"), "speed.md"),
+}
 
 
 @pytest.mark.parametrize("name", RESULTS)
