@@ -13,7 +13,7 @@ from pipeline.dataset import open_dataset
 from pipeline.simulator.sensor_faults import SensorFault
 from service.bench.forecast import FEWEST_CHANNELS, ONE_MORE, PARTS, Sizes, bench_forecast
 from service.bench.report import BenchError, Figure
-from service.bench.sensor_faults import NO_FAULT, STRIKES, healthy_seeds, is_named, strike, strikes
+from service.bench.sensor_faults import NO_FAULT, STRIKES, changed, healthy_seeds, is_named, strike, strikes
 
 TINY = Sizes(
     gates=5,
@@ -193,6 +193,18 @@ def test_a_struck_gate_differs_from_the_sound_one_in_that_channel_from_that_midn
     assert both.loc[differ[struck.channel], "ts"].min() >= at
     shaken = {name for name in names if kind == "loose_mount" and name.split(".")[0] == struck.channel.split(".")[0]}
     assert {name for name in names if differ[name].any()} <= {struck.channel, *shaken}
+
+
+def test_samples_that_a_clipped_sensor_would_have_shown_higher_are_counted() -> None:
+    seed = next(healthy_seeds("clipping", 1))
+    struck, sound = strike(seed, "clipping"), strike(seed, NO_FAULT).readings()
+    readings, channel = struck.readings(), struck.channel
+    start, end = (pd.Timestamp(struck.start_ms + days * 86_400_000, unit="ms", tz="UTC") for days in (0, 40))
+    limit = readings.loc[readings["ts"] >= start, channel].max()
+
+    found = changed(struck, seed, readings, struck.start_ms + 40 * 86_400_000)
+
+    assert found == ((sound["ts"] >= start) & (sound["ts"] < end) & (sound[channel] > limit)).sum() > 0
 
 
 def test_a_graver_fault_that_masks_counts_as_named_and_a_lighter_one_does_not() -> None:
