@@ -9,6 +9,7 @@ arrival never matters. The hot path is raw SQL that SQLite and PostgreSQL both u
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ dirty_days = sa.Table(
     metadata,
     sa.Column("gate_id", sa.String(128), primary_key=True),
     sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("mark", sa.BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 operations = sa.Table(
@@ -417,12 +419,17 @@ def stored_rows(connection: Connection, keys: Sequence[tuple[int, int]]) -> dict
 
 
 def mark_dirty(connection: Connection, days: Iterable[tuple[str, int]]) -> None:
-    """Note (gate_id, day_ms) pairs whose operations must be made anew, because readings of that day came in."""
-    rows = [(gate_id, day_ms) for gate_id, day_ms in days]
+    """Note (gate_id, day_ms) pairs whose operations must be made anew, because readings of that day came in.
+
+    The mark is another each time, so that who has cut a day can tell whether readings came meanwhile.
+    """
+    mark = secrets.randbits(62)
+    rows = [(gate_id, day_ms, mark) for gate_id, day_ms in days]
     if rows:
-        mark = "?" if connection.dialect.name == "sqlite" else "%s"
+        at = "?" if connection.dialect.name == "sqlite" else "%s"
         connection.exec_driver_sql(
-            f"INSERT INTO dirty_days (gate_id, day_ms) VALUES ({mark}, {mark}) ON CONFLICT DO NOTHING",  # noqa: S608 - fixed words only
+            f"INSERT INTO dirty_days (gate_id, day_ms, mark) VALUES ({at}, {at}, {at}) "  # noqa: S608 - fixed words only
+            "ON CONFLICT (gate_id, day_ms) DO UPDATE SET mark = excluded.mark",
             sorted(rows),
         )
 
@@ -629,16 +636,21 @@ def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequenc
 
 def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, list[int]]:
     """Days (epoch ms) before `before_ms` whose operations must be made anew, by gate; not those whose readings were forgotten."""
+    found: dict[str, list[int]] = {}
+    for gate_id, day_ms in load_marks(connection, gate_ids, before_ms):
+        found.setdefault(gate_id, []).append(day_ms)
+    return found
+
+
+def load_marks(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[tuple[str, int], int]:
+    """As `load_dirty_days`: the mark that each (gate_id, day_ms) has now, in their order; see `mark_dirty`."""
     since_ms = raw_from_ms(connection)
     query = (
         sa.select(dirty_days)
         .where(dirty_days.c.gate_id.in_(list(gate_ids)), dirty_days.c.day_ms.between(since_ms, before_ms - 1))
         .order_by(dirty_days.c.gate_id, dirty_days.c.day_ms)
     )
-    found: dict[str, list[int]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.gate_id, []).append(row.day_ms)
-    return found
+    return {(gate_id, day_ms): mark for gate_id, day_ms, mark in connection.execute(query)}
 
 
 def replace_days(

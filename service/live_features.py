@@ -25,11 +25,14 @@ from pipeline.readings import DAY_MS
 GATES_AT_ONCE = 50
 """Gates whose histories are in memory at one time, some 400 kB each."""
 
+TRIES = 5
+
 
 def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime) -> int:
     """Make the operations and days of gates' dirty days before `as_of` anew; return how many days there were.
 
-    Some gates are one transaction; a day that gets another reading meanwhile is marked again when that reading is stored.
+    Nobody waits while days are read and cut. A day that gets another reading meanwhile is cut once more; one that gets them all
+    the time stays dirty, as one does that gets them a moment later.
     """
     before_ms = to_ms(as_of)
     done = 0
@@ -38,21 +41,44 @@ def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime)
         with engine.connect() as connection:
             dirty = historian.load_dirty_days(connection, some, before_ms)
         for batch in _batches({gate_id: len(days_ms) for gate_id, days_ms in dirty.items()}):
-            with writing(engine) as connection:
-                if connection.dialect.name == "postgresql":
-                    # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading that
-                    # comes while its day is cut could find the mark still there, and be forgotten when the mark goes.
-                    connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
-                days_ms = historian.load_dirty_days(connection, batch, before_ms)
-                done += sum(map(len, days_ms.values()))
-                runs = [(gate_id, run_ms) for gate_id in days_ms for run_ms in _runs(days_ms[gate_id])]
-                for first in range(0, len(runs), GATES_AT_ONCE):
-                    _cut(connection, runs[first : first + GATES_AT_ONCE])
+            for _ in range(TRIES):
+                made, left = _make_anew(engine, batch, before_ms)
+                done += made
+                if not left:
+                    break
     return done
 
 
+def _make_anew(engine: Engine, gate_ids: Sequence[str], before_ms: int) -> tuple[int, bool]:
+    """Cut gates' dirty days; return how many were put in place, and whether some were not, as other readings came."""
+    with engine.connect() as connection:
+        # before the readings: one that comes between is cut, and its mark is another all the same
+        marks = historian.load_marks(connection, gate_ids, before_ms)
+        runs = [
+            (gate_id, run_ms) for gate_id, days in groupby(marks, itemgetter(0)) for run_ms in _runs(day_ms for _, day_ms in days)
+        ]
+        cuts = [
+            (gate_id, run_ms, cut)
+            for first in range(0, len(runs), GATES_AT_ONCE)
+            for (gate_id, run_ms), cut in _cut(connection, runs[first : first + GATES_AT_ONCE])
+        ]
+    with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading could be stored, and
+            # its mark go, between our look at the marks and our own writing.
+            connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
+        now = historian.load_marks(connection, gate_ids, before_ms)
+        kept = [
+            (gate_id, run_ms, cut)
+            for gate_id, run_ms, cut in cuts
+            if all(now.get((gate_id, day_ms)) == marks[gate_id, day_ms] for day_ms in run_ms)
+        ]
+        replace_days(connection, kept)
+    return sum(len(run_ms) for _, run_ms, _ in kept), len(kept) < len(cuts)
+
+
 def _batches(days: Mapping[str, int]) -> Iterator[list[str]]:
-    """Gates that are cut in one transaction: one with a long backlog alone, so that nobody waits long for the write lock."""
+    """Gates whose days are put in place in one transaction: one with a long backlog alone, so that nobody waits long for it."""
     batch: list[str] = []
     for gate_id, n_days in days.items():
         if batch and (n_days > 1 or days[batch[-1]] > 1):
@@ -63,10 +89,11 @@ def _batches(days: Mapping[str, int]) -> Iterator[list[str]]:
         yield batch
 
 
-def _cut(connection: Connection, runs: Sequence[tuple[str, Sequence[int]]]) -> None:
+def _cut(
+    connection: Connection, runs: Sequence[tuple[str, Sequence[int]]]
+) -> Iterator[tuple[tuple[str, Sequence[int]], operations.Segmented]]:
     spans = [(gate_id, run_ms[0], run_ms[-1] + DAY_MS) for gate_id, run_ms in runs]
-    cuts = operations.segment_all(historian.read_gates(connection, spans))
-    replace_days(connection, [(gate_id, run_ms, cut) for (gate_id, run_ms), cut in zip(runs, cuts, strict=True)])
+    return zip(runs, operations.segment_all(historian.read_gates(connection, spans)), strict=True)
 
 
 def replace_days(connection: Connection, cuts: Sequence[tuple[str, Sequence[int], operations.Segmented]]) -> None:

@@ -31,7 +31,7 @@ from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
 from pipeline.readings import Channel
 from service import alerts as life
-from service import cases, scoring, store
+from service import cases, live_features, scoring, store
 from service.cases import Renewal
 from service.live_features import load_features, refresh_operations
 from service.scoring import ScoreReport, ScoringState
@@ -265,6 +265,53 @@ def test_days_that_have_not_ended_are_not_cut_yet(gate: Engine) -> None:
     with gate.connect() as connection:
         assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0 + DAY)) == {GATES[0]: [to_ms(T0)]}
         assert historian.load_operations(connection, GATES[0], to_ms(T0), to_ms(T0 + DAY)) == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_day_that_gets_readings_while_it_is_cut_is_cut_again(gate: Engine, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    came: list[int] = []
+    segment_all = live_features.operations.segment_all
+
+    def meanwhile(readings: Any) -> Any:
+        cut = segment_all(readings)
+        if len(came) < times:
+            came.append(len(came))
+            at = T0 - DAY + 5 * HOUR + timedelta(seconds=7 * len(came))
+            feed(gate, GATES[0], readings_of(T0 - DAY).iloc[:1].assign(ts=pd.Timestamp(at)))
+        return cut
+
+    refresh_operations(gate, GATES[:1], T0)
+    with gate.connect() as connection:
+        (before,) = (row[1] for row in historian.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
+    feed(gate, GATES[0], readings_of(T0 - DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - DAY + 5 * HOUR + timedelta(seconds=3))))
+    monkeypatch.setattr(live_features.operations, "segment_all", meanwhile)
+
+    done = refresh_operations(gate, GATES[:1], T0)
+
+    with gate.connect() as connection:
+        assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {}
+        (after,) = (row[1] for row in historian.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
+        names = historian.load_summary_names(connection, GATES[:1])[GATES[0], "days"]
+    readings = names.index("readings")
+    assert (done, len(came)) == (1, times)
+    assert np.frombuffer(after)[readings] == np.frombuffer(before)[readings] + times + 1
+
+
+def test_a_day_that_gets_readings_all_the_time_stays_dirty(gate: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment_all = live_features.operations.segment_all
+
+    def meanwhile(readings: Any) -> Any:
+        with writing(gate) as connection:
+            historian.mark_dirty(connection, [(GATES[0], to_ms(T0 - DAY))])
+        return segment_all(readings)
+
+    refresh_operations(gate, GATES[:1], T0)
+    feed(gate, GATES[0], readings_of(T0 - DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - DAY + 5 * HOUR)))
+    monkeypatch.setattr(live_features.operations, "segment_all", meanwhile)
+
+    assert refresh_operations(gate, GATES[:1], T0) == 0
+    with gate.connect() as connection:
+        assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {GATES[0]: [to_ms(T0 - DAY)]}
 
 
 @pytest.mark.postgres

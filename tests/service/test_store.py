@@ -142,7 +142,8 @@ def test_operations_of_an_older_database_are_forgotten_and_their_days_cut_again(
         for gate_id in ("DSH-S1-G1", "DSH-S2-G1"):
             at = {"gate_id": gate_id, "at": noon}
             connection.execute(sa.text("INSERT INTO operations VALUES (:gate_id, :at, :at + 60000, '{}')"), at)
-        historian.mark_dirty(connection, [("DSH-S1-G1", midnight)])
+        dirty = sa.text("INSERT INTO dirty_days (gate_id, day_ms) VALUES ('DSH-S1-G1', :at)")
+        connection.execute(dirty, {"at": midnight})
 
     store.migrate(engine)
 
