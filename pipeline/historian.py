@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from pipeline.errors import BadInput
-from pipeline.readings import DAY_MS, Channel, find_conversion
+from pipeline.readings import DAY_MS, Channel, Stretch, find_conversion
 
 SLOTS = 16
 """Channels in one wide row."""
@@ -568,6 +569,9 @@ def data_clock(connection: Connection) -> datetime | None:
 Span = tuple[str, int, int]
 """A gate, from when (epoch ms), and until when (exclusive)."""
 
+_MS_BITS = 44
+"""An instant (epoch ms) of the next five hundred years has no more."""
+
 
 def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) -> pd.DataFrame:
     """Readings of one gate in ``[start_ms, end_ms)``.
@@ -578,31 +582,50 @@ def read_gate(connection: Connection, gate_id: str, start_ms: int, end_ms: int) 
         Column ``ts`` (datetime64[ms, UTC]), sorted and unique, and one float column per channel that has a value, named
         by `Channel.key`; the same shape as `Dataset.readings`.
     """
-    return read_gates(connection, [(gate_id, start_ms, end_ms)])[0]
+    stretch = read_gates(connection, [(gate_id, start_ms, end_ms)])[0]
+    frame = pd.DataFrame(stretch.values.T, columns=list(stretch.channels))
+    frame.insert(0, "ts", pd.DatetimeIndex(stretch.ts_ms.astype("datetime64[ms]"), tz="UTC"))
+    return frame
 
 
-def read_gates(connection: Connection, spans: Sequence[Span]) -> list[pd.DataFrame]:
-    """Readings of several gates, each in its span, as `read_gate` gives them; a query for each width of row."""
-    slots: dict[str, dict[int, list[Slot]]] = {gate_id: {} for gate_id, _, _ in spans}
-    for (gate_id, _, _), slot in load_slots(connection, list(slots)).items():
-        slots[gate_id].setdefault(slot.series_id, []).append(slot)
+def read_gates(connection: Connection, spans: Sequence[Span]) -> list[Stretch]:
+    """Readings of several gates, each in its span; a query for each width of row."""
+    slots = load_slots(connection, sorted({gate_id for gate_id, _, _ in spans}))
+    keys = sorted({slot.channel.key for slot in slots.values()})
+    # which row of values each cell of a series becomes, and how many cells of it are in use
+    place = {key: row for row, key in enumerate(keys)}
+    series_ids, series = np.unique([slot.series_id for slot in slots.values()], return_inverse=True)
+    row_of = np.full((len(series_ids), SLOTS), -1, dtype=np.int64)
+    row_of[series, [slot.slot for slot in slots.values()]] = [place[slot.channel.key] for slot in slots.values()]
+    width_of = SLOTS - np.argmax(row_of[:, ::-1] >= 0, axis=1)
+    of_gate: dict[str, dict[int, int]] = {}
+    for slot, number in zip(slots.values(), series.tolist(), strict=True):
+        of_gate.setdefault(slot.channel.gate_id, {})[slot.series_id] = int(width_of[number])
     wanted: dict[int, list[tuple[int, int, int, int]]] = {}
     for number, (gate_id, since_ms, before_ms) in enumerate(spans):
-        for series_id, of_series in slots[gate_id].items():
-            width = 1 + max(slot.slot for slot in of_series)
+        for series_id, width in of_gate.get(gate_id, {}).items():
             wanted.setdefault(width, []).append((number, series_id, since_ms, before_ms))
-    cells: dict[int, list[tuple[int, np.ndarray]]] = {number: [] for number in range(len(spans))}
-    for width, of_width in wanted.items():
-        table = _wide_rows(connection, of_width, width)
-        begins = np.append(True, (np.diff(table[:, :2], axis=0) != 0).any(axis=1)) if len(table) else np.empty(0)
-        for part in np.split(table, np.flatnonzero(begins)[1:]):
-            if len(part):
-                cells[int(part[0, 0])].append((int(part[0, 1]), part[:, 2:]))
-    return [_joined(cells[number], slots[gate_id]) for number, (gate_id, _, _) in enumerate(spans)]
+    tables = [_wide_rows(connection, of_width, width) for width, of_width in wanted.items()]
+    # the instants of all spans, one span behind the other
+    instants = [(table[:, 0].astype(np.int64) << _MS_BITS) + table[:, 2].astype(np.int64) for table in tables]
+    every = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *instants]))
+    values = np.full((len(keys), len(every)), np.nan)
+    for table, of_table in zip(tables, instants, strict=True):
+        rows, at = row_of[np.searchsorted(series_ids, table[:, 1])], np.searchsorted(every, of_table)
+        for cell in range(table.shape[1] - 3):
+            own = rows[:, cell] >= 0
+            values[rows[own, cell], at[own]] = table[own, 3 + cell]
+    ends = np.searchsorted(every, np.arange(len(spans) + 1, dtype=np.int64) << _MS_BITS).tolist()
+    names = np.array(keys, dtype=object)
+    told = [np.isfinite(values[:, start:end]).any(axis=1) for start, end in pairwise(ends)]
+    return [
+        Stretch(tuple(names[own]), every[start:end] & (1 << _MS_BITS) - 1, values[own, start:end])
+        for own, (start, end) in zip(told, pairwise(ends), strict=True)
+    ]
 
 
 def _wide_rows(connection: Connection, wanted: Sequence[tuple[int, int, int, int]], width: int) -> np.ndarray:
-    """Columns number, series_id, ts_ms, v0 … of the series wanted (number, series_id, since_ms, before_ms), in that order."""
+    """Columns number, series_id, ts_ms, v0 … of the series wanted (number, series_id, since_ms, before_ms)."""
     mark = "(?, ?, ?, ?)" if connection.dialect.name == "sqlite" else "(%s::bigint, %s::bigint, %s::bigint, %s::bigint)"
     columns = ", ".join(f"r.{name}" for name in _COLUMNS[: 2 + width])
     # CROSS JOIN fixes SQLite's order: the spans outside, a search of the clustered key inside
@@ -612,26 +635,7 @@ def _wide_rows(connection: Connection, wanted: Sequence[tuple[int, int, int, int
         "WHERE r.series_id = s.series_id AND r.ts_ms >= s.since_ms AND r.ts_ms < s.before_ms"
     )
     rows = connection.exec_driver_sql(query, tuple(part for one in wanted for part in one)).cursor.fetchall()
-    table = np.array(rows, dtype=float).reshape(-1, 3 + width)
-    return table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
-
-
-def _joined(parts: Sequence[tuple[int, np.ndarray]], slots: Mapping[int, Sequence[Slot]]) -> pd.DataFrame:
-    """The series of one gate side by side: each part is a series and its rows, ts_ms first."""
-    ts_ms = np.unique(np.concatenate([rows[:, 0] for _, rows in parts])) if parts else np.empty(0)
-    columns: dict[str, np.ndarray] = {}
-    for series_id, rows in parts:
-        at = np.searchsorted(ts_ms, rows[:, 0])
-        told = ~np.isnan(rows).all(axis=0)
-        for slot in slots[series_id]:
-            if told[1 + slot.slot]:
-                column = columns[slot.channel.key] = np.full(len(ts_ms), np.nan)
-                column[at] = rows[:, 1 + slot.slot]
-    names = sorted(columns)
-    values = np.array([columns[name] for name in names]).reshape(len(names), len(ts_ms)).T
-    frame = pd.DataFrame(values, columns=names)
-    frame.insert(0, "ts", pd.DatetimeIndex(ts_ms.astype(np.int64).astype("datetime64[ms]"), tz="UTC"))
-    return frame
+    return np.array(rows, dtype=float).reshape(-1, 3 + width)
 
 
 def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.readings import DAY_MS, quantity_of
+from pipeline.readings import DAY_MS, Stretch, quantity_of
 
 GAP_MS = 20 * 60_000
 """Two samples that show movement, further apart than this, belong to two operations."""
@@ -99,7 +99,10 @@ def segment(readings: pd.DataFrame) -> Segmented:
         The result for many days is the concatenation of the results for each day alone.
     """
     ts_ms = readings["ts"].to_numpy(dtype="datetime64[ms]").astype(np.int64)
-    values = {name: readings[name].to_numpy(dtype=float) for name in readings.columns if name != "ts"}
+    return _segment(ts_ms, {name: readings[name].to_numpy(dtype=float) for name in readings.columns if name != "ts"})
+
+
+def _segment(ts_ms: np.ndarray, values: dict[str, np.ndarray]) -> Segmented:
     by_quantity: dict[str, list[str]] = {}
     for name in values:
         by_quantity.setdefault(quantity_of(name), []).append(name)
@@ -147,33 +150,32 @@ def segment(readings: pd.DataFrame) -> Segmented:
     return Segmented(pd.DataFrame(operations), pd.DataFrame(days))
 
 
-def segment_all(readings: Sequence[pd.DataFrame]) -> list[Segmented]:
+def segment_all(stretches: Sequence[Stretch]) -> list[Segmented]:
     """Cut several stretches of readings, each as `segment` does; those with the same channels at one go.
 
     A day is cut alone, so stretches of different gates are laid behind one another as if they were days of one gate.
     """
     alike: dict[tuple[str, ...], list[int]] = {}
-    for number, frame in enumerate(readings):
-        alike.setdefault(tuple(frame.columns), []).append(number)
+    for number, stretch in enumerate(stretches):
+        alike.setdefault(stretch.channels, []).append(number)
     cuts: dict[int, Segmented] = {}
-    for numbers in alike.values():
-        stretches = [readings[number]["ts"].to_numpy(dtype="datetime64[ms]").astype(np.int64) for number in numbers]
-        days = [int(ts_ms[-1] // DAY_MS - ts_ms[0] // DAY_MS) + 1 if len(ts_ms) else 0 for ts_ms in stretches]
+    for channels, numbers in alike.items():
+        instants = [stretches[number].ts_ms for number in numbers]
+        days = [int(ts_ms[-1] // DAY_MS - ts_ms[0] // DAY_MS) + 1 if len(ts_ms) else 0 for ts_ms in instants]
         first = np.append(0, np.cumsum(days))
         shifts_ms = [
             int(day) * DAY_MS - (int(ts_ms[0]) // DAY_MS * DAY_MS if len(ts_ms) else 0)
-            for day, ts_ms in zip(first, stretches, strict=False)
+            for day, ts_ms in zip(first, instants, strict=False)
         ]
-        laid = pd.concat([readings[number] for number in numbers], ignore_index=True)
-        laid_ms = np.concatenate([ts_ms + shift_ms for ts_ms, shift_ms in zip(stretches, shifts_ms, strict=True)])
-        laid["ts"] = pd.Series(laid_ms.astype("datetime64[ms]")).dt.tz_localize("UTC")
-        cut = segment(laid)
+        laid_ms = np.concatenate([ts_ms + shift_ms for ts_ms, shift_ms in zip(instants, shifts_ms, strict=True)])
+        laid = np.concatenate([stretches[number].values for number in numbers], axis=1)
+        cut = _segment(laid_ms, dict(zip(channels, laid, strict=True)))
         operations, told = (
             _taken_apart(frame, key, first[1:-1] * DAY_MS, shifts_ms)
             for frame, key in ((cut.operations, "started_ms"), (cut.days, "day_ms"))
         )
         cuts.update({number: Segmented(*parts) for number, *parts in zip(numbers, operations, told, strict=True)})
-    return [cuts[number] for number in range(len(readings))]
+    return [cuts[number] for number in range(len(stretches))]
 
 
 def _taken_apart(frame: pd.DataFrame, key: str, from_ms: np.ndarray, shifts_ms: Sequence[int]) -> list[pd.DataFrame]:

@@ -10,6 +10,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from pipeline.errors import BadInput
 
@@ -246,3 +249,18 @@ class Reading:
     component: str
     ts_ms: int
     values: Mapping[str, float]
+
+
+class Stretch(NamedTuple):
+    """A stretch of one gate's readings as arrays, side by side.
+
+    Attributes
+    ----------
+    channels : their keys (`Channel.key`), sorted; those that have a value
+    ts_ms : the instants (epoch ms), rising, shape (rows,)
+    values : NaN where a channel was not measured then, shape (channels, rows)
+    """
+
+    channels: tuple[str, ...]
+    ts_ms: np.ndarray
+    values: np.ndarray

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.dataset import open_dataset
 from pipeline.operations import DAY_MS, from_rows, grouped_median, segment, segment_all, summaries, to_rows
+from pipeline.readings import Stretch
 from pipeline.simulator import write_dataset
 from tests import oracles
 
@@ -23,6 +24,12 @@ def readings_of(rows: list[dict[str, float]]) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     frame.insert(0, "ts", ts)
     return frame.rename(columns={"moving": "motor.moving", **KEYS})
+
+
+def as_stretch(readings: pd.DataFrame) -> Stretch:
+    channels = [name for name in readings.columns if name != "ts"]
+    ts_ms = readings["ts"].to_numpy(dtype="datetime64[ms]").astype(np.int64)
+    return Stretch(tuple(channels), ts_ms, readings[channels].to_numpy(dtype=float).T)
 
 
 NAN = float("nan")
@@ -248,7 +255,7 @@ def test_stretches_of_several_gates_cut_at_one_go_are_those_cut_one_by_one(tmp_p
     stretches.append(stretches[1][stretches[1]["ts"] >= from_ms.floor("D")].reset_index(drop=True))
     stretches.append(stretches[0].iloc[:0][["ts"]])
 
-    for cut, readings in zip(segment_all(stretches), stretches, strict=True):
+    for cut, readings in zip(segment_all([as_stretch(one) for one in stretches]), stretches, strict=True):
         alone = segment(readings)
         pd.testing.assert_frame_equal(
             cut.operations, alone.operations, check_exact=True, check_dtype=False, check_column_type=False
