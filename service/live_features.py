@@ -135,16 +135,18 @@ def load_features(connection: Connection, gate_ids: Sequence[str], as_ofs: Seque
 def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequence[datetime]) -> list[features.GateHistory]:
     """What the feature rows of some gates need of their histories, no more."""
     until_ms = to_ms(max(as_ofs))
-    gates = {row.gate_id: row for row in connection.execute(_of(historian.gates, gate_ids))}
+    gates, components, channels = historian.gates.c, historian.components.c, historian.channels.c
+    facts = _rows(connection, gate_ids, gates.gate_id, gates.hoist_type, gates.commissioned_on)
+    hoist_of, commissioned_on = ({gate_id: row[part] for gate_id, *row in facts} for part in (0, 1))
     named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
     intervals_s: dict[str, dict[str, float]] = {gate_id: {} for gate_id in gate_ids}
-    for row in connection.execute(_of(historian.components, gate_ids)):
-        named[row.gate_id].add(row.component)
-    for row in connection.execute(_of(historian.channels, gate_ids)):
-        named[row.gate_id].add(row.component)
-        if row.interval_s is not None:
-            key = ".".join(part for part in (row.component, row.point, row.quantity) if part)
-            intervals_s[row.gate_id][key] = row.interval_s
+    for gate_id, component in _rows(connection, gate_ids, components.gate_id, components.component):
+        named[gate_id].add(component)
+    of_channels = (channels.gate_id, channels.component, channels.point, channels.quantity, channels.interval_s)
+    for gate_id, component, point, quantity, interval_s in _rows(connection, gate_ids, *of_channels):
+        named[gate_id].add(component)
+        if interval_s is not None:
+            intervals_s[gate_id][".".join(part for part in (component, point, quantity) if part)] = interval_s
     maintenance = load_maintenance(connection, gate_ids)
     first_ms = historian.first_days(connection, gate_ids)
     spans: list[historian.Span] = []
@@ -166,20 +168,20 @@ def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequ
         features.GateHistory(
             gate_id=gate_id,
             components=features.components_to_score(named[gate_id]),
-            hoist_type=str(gates[gate_id].hoist_type or ""),
+            hoist_type=str(hoist_of[gate_id] or ""),
             operations=frames["operations"][gate_id],
             days=frames["days"][gate_id],
             maintenance=maintenance[gate_id],
             intervals_s=intervals_s[gate_id],
-            commissioned_on=features.day_or_none(gates[gate_id].commissioned_on),
+            commissioned_on=features.day_or_none(commissioned_on[gate_id]),
             first_day_ms=min(first_ms.get(gate_id, until_ms), until_ms),
         )
         for gate_id in gate_ids
     ]
 
 
-def _of(table: sa.Table, gate_ids: Sequence[str]) -> sa.Select[Any]:
-    return sa.select(table).where(table.c.gate_id.in_(list(gate_ids)))
+def _rows(connection: Connection, gate_ids: Sequence[str], of_gate: sa.Column[str], *columns: sa.Column[Any]) -> Sequence[Any]:
+    return connection.execute(sa.select(of_gate, *columns).where(of_gate.in_(list(gate_ids)))).all()
 
 
 def load_maintenance(connection: Connection, gate_ids: Sequence[str]) -> dict[str, Records]:
