@@ -20,8 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when scikit-learn is
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from service.broker import Broker, free_port, mosquitto_path, start_broker, tied
+
+# how long an example takes says how busy the machine is, no more
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 DATABASE_NUMBERS = count(1)
 
