@@ -21,14 +21,16 @@ from models.labels import HORIZON_DAYS, FloatArray, History, IntArray, epoch_ms,
 from models.policy import (
     BUDGET_PER_GATE_YEAR,
     EVIDENCE_DAYS,
+    HIGHEST,
+    LOWEST,
     NEVER,
-    THRESHOLDS,
     YEAR_DAYS,
     Alarm,
     Judged,
     Policy,
     Replay,
     lowest_while,
+    threshold,
 )
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS
@@ -50,7 +52,7 @@ TTF_SPAN = (0.1, 0.9)
 NOT_FED = ("under_repair", "young", "idle")
 """Reasons that are no fault of the data: there is nothing to judge by yet, or the gate has not moved."""
 
-CURVE_THRESHOLDS = THRESHOLDS[::2]
+CURVE_THRESHOLDS = tuple(threshold(hundredths) for hundredths in range(HIGHEST, LOWEST, -20))
 CURVE_ENDS_AT = 5.0
 """The curve of false alarms against recall ends at this many times the budget."""
 

@@ -30,13 +30,19 @@ ENOUGH_GATE_YEARS = 60.0
 SHIPPED_OPEN_AT = 0.4
 """Threshold where neither this site nor a shipped model has one yet."""
 
-THRESHOLDS = tuple(float(1 / (1 + np.exp(-tenths / 10))) for tenths in range(120, -120, -1))
-"""Thresholds, falling: steps of 0.1 of log-odds."""
 
-NEVER = THRESHOLDS[0]
+def threshold(hundredths: int) -> float:
+    """The probability whose log-odds are so many hundredths."""
+    return float(1 / (1 + np.exp(-hundredths / 100)))
 
-FINER = 10
-"""Between two of the `THRESHOLDS` this many steps are tried."""
+
+HIGHEST, LOWEST = 1200, -1200
+"""Between these thresholds (hundredths of log-odds) one is searched."""
+
+STEPS = (10, 1)
+"""By how many hundredths a threshold is lowered, until it is too low: a replay of a large fleet takes a second."""
+
+NEVER = threshold(HIGHEST)
 
 BOUND_CONFIDENCE = 0.9
 BOOTSTRAP_DRAWS = 1000
@@ -487,28 +493,20 @@ class RateBound:
 def lowest_while(keeps: Callable[[float], bool]) -> float | None:
     """Return the lowest threshold for which `keeps` holds, searched from above; None where not even the highest one does.
 
-    `THRESHOLDS` are tried downward until one fails, then steps of a tenth between that one and the last that did not: a
-    replay of a large fleet takes a second.
+    It is lowered by the greater of the `STEPS` until `keeps` fails, then from the last that held by the smaller.
 
     Examples
     --------
     >>> round(lowest_while(lambda open_at: open_at > 0.25), 4)    # 0.01 of log-odds lower it is 0.2497
     0.2516
     """
-    kept = None
-    for number, open_at in enumerate(THRESHOLDS):
-        if not keeps(open_at):
-            break
-        kept = number, open_at
-    if kept is None:
+    if not keeps(NEVER):
         return None
-    number, lowest = kept
-    for step in range(1, FINER):
-        open_at = float(1 / (1 + np.exp(number / 10 - 12 + step / (10 * FINER))))
-        if not keeps(open_at):
-            break
-        lowest = open_at
-    return lowest
+    lowest = HIGHEST
+    for step in STEPS:
+        while lowest - step > LOWEST and keeps(threshold(lowest - step)):
+            lowest -= step
+    return threshold(lowest)
 
 
 def tune(

@@ -379,7 +379,7 @@ def _fit_and_calibrate(
         for forecaster, held_out_log_odds in pool.map(fitted, masks):
             folds.append((forecaster, held_out_log_odds))
             say("fit", len(folds), len(masks) + 1)
-    # the largest of all comes alone, when the memory of the others is free
+    # the one that takes the most memory comes alone
     final = learn(np.zeros(len(rows), dtype=bool))
     say("fit", len(masks) + 1, len(masks) + 1)
     log_odds = np.full((len(rows), len(CALIBRATED_AT_D)), np.nan)

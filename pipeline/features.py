@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
 from pipeline.dataset import Dataset
-from pipeline.gate_view import OWN_GROUPS, TREND, GateHistory, GateView, Measured
+from pipeline.gate_history import OWN_GROUPS, GateHistory
+from pipeline.gate_view import TREND, GateView, Measured
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, quantity_of
 from pipeline.trends import HISTORY_DAYS, REMEMBER_DAYS, nan_mean

@@ -6,10 +6,9 @@ No network, database or clock. A view as of T knows nothing that happened at T o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -18,9 +17,8 @@ import pandas as pd
 
 from pipeline import sensor_health
 from pipeline.baseline import filled, ridge, rise
-from pipeline.channel_days import GateDays
-from pipeline.cycles import BASELINE_DAYS, Cycles, Records, whole_cycle_before
-from pipeline.operations import CONTEXT, SHOCKS
+from pipeline.cycles import BASELINE_DAYS, whole_cycle_before
+from pipeline.gate_history import ALL_GROUPS, ALWAYS, OWN_GROUPS, GateHistory, KnownGate
 from pipeline.readings import DAY_MS, QUANTITIES, quantity_of
 from pipeline.trends import (
     HISTORY_DAYS,
@@ -36,20 +34,6 @@ from pipeline.trends import (
     trends_at,
     windows,
 )
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "velocity": ("velocity_rms",),
-    "acceleration": ("acceleration_rms",),
-    "impulse": SHOCKS,
-    "peak": ("acceleration_peak",),
-    "temperature": ("temperature",),
-    "current": ("current",),
-}
-"""Kinds of evidence; the channels of one group of one component are fused, the strongest counting."""
-
-OWN_GROUPS = ("velocity", "high", "acceleration", "peak", "impulse", "temperature")
-ALL_GROUPS = (*OWN_GROUPS, "current")
-_GROUP_OF = {quantity: group for group, quantities in GROUPS.items() for quantity in quantities}
 
 TREND = (
     "dev",
@@ -77,8 +61,6 @@ _BASELINE_AGES = (0, 10, 15, 20, 30)
 _FEWEST_ALIKE = 2
 """Operations of the baseline from which on a channel that showed one value in all of them has no baseline."""
 
-_ALWAYS = ("started_ms", "minutes", *CONTEXT)
-
 # scatter expected of a healthy channel, and the worth of that expectation in operations
 _PRIOR_SCATTER = {
     "velocity": 0.12,
@@ -90,31 +72,6 @@ _PRIOR_SCATTER = {
     "current": 0.03,
 }
 _PRIOR_OPERATIONS = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class GateHistory:
-    """What is known of one gate.
-
-    Attributes
-    ----------
-    operations, days : DataFrame
-        As `pipeline.operations.Segmented` gives them.
-    maintenance : its records
-    intervals_s : expected reporting intervals at rest, by channel, where declared
-    commissioned_on : the day the gate went into service, where known
-    first_day_ms : the first day of the gate's record, where `days` are not the whole of it (see `needed_spans`)
-    """
-
-    gate_id: str
-    components: tuple[str, ...]
-    hoist_type: str
-    operations: pd.DataFrame
-    days: pd.DataFrame
-    maintenance: Records
-    intervals_s: Mapping[str, float] = field(default_factory=dict)
-    commissioned_on: date | None = None
-    first_day_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,44 +157,6 @@ class _Shown:
         return by_day(self.expected, self.day, self.daily.shape[1])[0]
 
 
-class _Gate:
-    """What one gate's history holds up to the last as_of."""
-
-    def __init__(self, history: GateHistory, at: np.ndarray) -> None:
-        self.history = history
-        operations = history.operations
-        if missing := [name for name in _ALWAYS if name not in operations]:
-            operations = operations.reindex(columns=[*operations.columns, *missing])
-        names = tuple(operations.columns)
-        self.place = {name: place for place, name in enumerate(names)}
-        values = operations.to_numpy(dtype=float).T
-        started = values[self.place["started_ms"]].astype(np.int64)
-        n = int(np.searchsorted(started, at[-1], side="left"))
-        self.values, self.started = values[:, :n], started[:n]
-        self.current = next((name for name in sorted(names) if name.endswith("current:mean")), None)
-        self.evidence = _evidence(names)
-        self.records = history.maintenance
-        day_ms = history.days["day_ms"].to_numpy(dtype=np.int64)
-        n_days = int(np.searchsorted(day_ms, at[-1], side="left"))
-        self.days, self.day_ms = history.days.iloc[:n_days], day_ms[:n_days]
-        self.first_day_ms = _first_day(history, self.day_ms, int(at[-1]))
-        self.cycles = Cycles(self.records, self.first_day_ms, at)
-
-    def judged_by(self) -> GateDays:
-        """What its sensors are judged by."""
-        return GateDays(self.days, self.started, lambda part, at_ms: self.cycles.at(part, at_ms)[0], self.history.intervals_s)
-
-    def columns(self, component: str, groups: Sequence[str]) -> list[tuple[int, str, str]]:
-        """A component's columns of evidence of some groups, as a `_Task` has them; none of what is no component of the gate."""
-        return [
-            (place, group, name)
-            for place in [place for place, part in enumerate(self.history.components) if part == component]
-            for group, names in self.evidence.get(component, {}).items()
-            if group in groups
-            for name in names
-        ]
-
-
 class GateView:
     """Some gates' histories, their sensors judged, on a grid of days: `HISTORY_DAYS` before the first as_of to the last.
 
@@ -250,7 +169,7 @@ class GateView:
 
     def __init__(self, histories: Sequence[GateHistory], at: np.ndarray) -> None:
         self.at = at
-        self._gates = gates = [_Gate(history, at) for history in histories]
+        self._gates = gates = [KnownGate(history, at) for history in histories]
         self.histories = histories
         self.is_component = _side_by_side([np.ones(len(history.components), dtype=bool) for history in histories], False)
         self.origin = int(at[0]) - HISTORY_DAYS * DAY_MS
@@ -263,7 +182,7 @@ class GateView:
         self._values = np.full((self._first_row[-1], self.started.shape[1]), np.nan)
         for gate, first_row in zip(gates, self._first_row, strict=False):
             self._values[first_row : first_row + len(gate.values), : len(gate.started)] = gate.values
-        self.operations = {name: self._values[[self._row(number, name) for number in range(len(gates))]] for name in _ALWAYS}
+        self.operations = {name: self._values[[self._row(number, name) for number in range(len(gates))]] for name in ALWAYS}
         self.house_c = self._house()
         self._look_at_days()
         self._look_at_cycles()
@@ -489,7 +408,7 @@ class GateView:
         matter = near | baseline
         some = np.argsort(~matter, axis=1, kind="stable")[:, : max(int(matter.sum(axis=1).max()), 1)]
         near, fit_on = (np.take_along_axis(which, some, axis=1) for which in (near, baseline))
-        ops = {name: self.operations[name][gate[:, None], some] for name in _ALWAYS}
+        ops = {name: self.operations[name][gate[:, None], some] for name in ALWAYS}
         has_load = (np.isfinite(ops["load"]) & fit_on).any(axis=1)
         for number in np.flatnonzero(~has_load):
             # a motor draws what it is asked for: where nobody tells the load, its current does, and is no evidence itself
@@ -631,7 +550,7 @@ class GateView:
 
         Shapes as of `context`.
         """
-        records = [gate.records for gate in self._gates]
+        records = [history.maintenance for history in self.histories]
         started_ms = _side_by_side([of_gate.started_ms for of_gate in records], NEVER_MS)
         failed = _side_by_side([of_gate.kind == "failure" for of_gate in records], False)
         mended = _side_by_side([(of_gate.kind == "repair") | (of_gate.kind == "replacement") for of_gate in records], False)
@@ -667,28 +586,3 @@ def _side_by_side(parts: Sequence[np.ndarray], beyond: Any) -> np.ndarray:
     for row, part in zip(rows, parts, strict=True):
         row[: len(part)] = part
     return rows
-
-
-@lru_cache(maxsize=256)
-def _evidence(names: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
-    """The columns of operations that are evidence, by component and group; gates of one make have the same."""
-    columns: dict[str, dict[str, list[str]]] = {}
-    for name in names:
-        key, _, told = name.partition(":")
-        quantity = quantity_of(key)
-        group = _GROUP_OF.get(quantity, "")
-        if not group:
-            continue
-        of_component = columns.setdefault(key.split(".")[0], {})
-        if told == "high" and quantity == "velocity_rms":
-            of_component.setdefault("high", []).append(name)
-        elif told in ("mean", "max"):
-            of_component.setdefault(group, []).append(name)
-    return columns
-
-
-def _first_day(history: GateHistory, day_ms: np.ndarray, until_ms: int) -> int:
-    first_ms = history.first_day_ms
-    if first_ms is None:
-        first_ms = int(day_ms.min()) if len(day_ms) else until_ms
-    return min(first_ms, until_ms)

@@ -640,21 +640,21 @@ def _wide_rows(connection: Connection, wanted: Sequence[tuple[int, int, int, int
 
 def load_dirty_days(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, list[int]]:
     """Days (epoch ms) before `before_ms` whose operations must be made anew, by gate; not those whose readings were forgotten."""
-    found: dict[str, list[int]] = {}
-    for gate_id, day_ms in load_marks(connection, gate_ids, before_ms):
-        found.setdefault(gate_id, []).append(day_ms)
-    return found
+    return {gate_id: list(marks) for gate_id, marks in load_marks(connection, gate_ids, before_ms).items()}
 
 
-def load_marks(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[tuple[str, int], int]:
-    """As `load_dirty_days`: the mark that each (gate_id, day_ms) has now, in their order; see `mark_dirty`."""
+def load_marks(connection: Connection, gate_ids: Sequence[str], before_ms: int) -> dict[str, dict[int, int]]:
+    """As `load_dirty_days`, each day with the mark it has now; see `mark_dirty`."""
     since_ms = raw_from_ms(connection)
     query = (
         sa.select(dirty_days)
         .where(dirty_days.c.gate_id.in_(list(gate_ids)), dirty_days.c.day_ms.between(since_ms, before_ms - 1))
         .order_by(dirty_days.c.gate_id, dirty_days.c.day_ms)
     )
-    return {(gate_id, day_ms): mark for gate_id, day_ms, mark in connection.execute(query)}
+    found: dict[str, dict[int, int]] = {}
+    for gate_id, day_ms, mark in connection.execute(query):
+        found.setdefault(gate_id, {})[day_ms] = mark
+    return found
 
 
 def replace_days(

@@ -1,7 +1,7 @@
 """Intake: a batch of messages becomes readings, channels, tallies and quarantine rows, in one transaction.
 
-What is written does not depend on the order or the repetition of messages. It knows no broker: `ingest` hands it what
-came by MQTT, and a message kept in quarantine can be handed in again the same way.
+What is written does not depend on the order or the repetition of messages, unless a device that floods us is held back. It knows
+no broker: `ingest` hands it what came by MQTT, and a message kept in quarantine can be handed in again the same way.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ GATES_AT_ONCE = 50
 """Gates whose histories are in memory at one time, some 400 kB each."""
 
 TRIES = 5
+"""A day that gets another reading each time it is cut stays dirty after so many."""
+
+_Run = tuple[str, Sequence[int]]
+"""A gate, and days of it (epoch ms) that follow one another."""
 
 
 def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime) -> int:
@@ -38,62 +42,53 @@ def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime)
     done = 0
     for start in range(0, len(gate_ids), GATES_AT_ONCE):
         some = gate_ids[start : start + GATES_AT_ONCE]
-        with engine.connect() as connection:
-            dirty = historian.load_dirty_days(connection, some, before_ms)
-        for batch in _batches({gate_id: len(days_ms) for gate_id, days_ms in dirty.items()}):
-            for _ in range(TRIES):
-                made, left = _make_anew(engine, batch, before_ms)
-                done += made
-                if not left:
-                    break
+        for _ in range(TRIES):
+            # before the readings: where one comes between, the mark is another all the same
+            with engine.connect() as connection:
+                marks = historian.load_marks(connection, some, before_ms)
+            if not marks:
+                break
+            done += sum(_make_anew(engine, batch, before_ms) for batch in _batches(marks))
     return done
 
 
-def _make_anew(engine: Engine, gate_ids: Sequence[str], before_ms: int) -> tuple[int, bool]:
-    """Cut gates' dirty days; return how many were put in place, and whether some were not, as other readings came."""
+def _make_anew(engine: Engine, marks: Mapping[str, Mapping[int, int]], before_ms: int) -> int:
+    """Cut gates' days and put those in place whose marks are still the same, as no other readings came; return how many."""
+    runs = [(gate_id, run_ms) for gate_id, of_gate in marks.items() for run_ms in _runs(of_gate)]
     with engine.connect() as connection:
-        # before the readings: one that comes between is cut, and its mark is another all the same
-        marks = historian.load_marks(connection, gate_ids, before_ms)
-        runs = [
-            (gate_id, run_ms) for gate_id, days in groupby(marks, itemgetter(0)) for run_ms in _runs(day_ms for _, day_ms in days)
-        ]
         cuts = [
-            (gate_id, run_ms, cut)
-            for first in range(0, len(runs), GATES_AT_ONCE)
-            for (gate_id, run_ms), cut in _cut(connection, runs[first : first + GATES_AT_ONCE])
+            cut for first in range(0, len(runs), GATES_AT_ONCE) for cut in _cut(connection, runs[first : first + GATES_AT_ONCE])
         ]
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading could be stored, and
             # its mark go, between our look at the marks and our own writing.
             connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
-        now = historian.load_marks(connection, gate_ids, before_ms)
-        kept = [
+        now = historian.load_marks(connection, list(marks), before_ms)
+        same = [
             (gate_id, run_ms, cut)
-            for gate_id, run_ms, cut in cuts
-            if all(now.get((gate_id, day_ms)) == marks[gate_id, day_ms] for day_ms in run_ms)
+            for (gate_id, run_ms), cut in zip(runs, cuts, strict=True)
+            if all(now.get(gate_id, {}).get(day_ms) == marks[gate_id][day_ms] for day_ms in run_ms)
         ]
-        replace_days(connection, kept)
-    return sum(len(run_ms) for _, run_ms, _ in kept), len(kept) < len(cuts)
+        replace_days(connection, same)
+    return sum(len(run_ms) for _, run_ms, _ in same)
 
 
-def _batches(days: Mapping[str, int]) -> Iterator[list[str]]:
+def _batches(marks: Mapping[str, Mapping[int, int]]) -> Iterator[dict[str, Mapping[int, int]]]:
     """Gates whose days are put in place in one transaction: one with a long backlog alone, so that nobody waits long for it."""
-    batch: list[str] = []
-    for gate_id, n_days in days.items():
-        if batch and (n_days > 1 or days[batch[-1]] > 1):
-            yield batch
-            batch = []
-        batch.append(gate_id)
+    batch: dict[str, Mapping[int, int]] = {}
+    for gate_id, of_gate in marks.items():
+        if len(of_gate) > 1:
+            yield {gate_id: of_gate}
+        else:
+            batch[gate_id] = of_gate
     if batch:
         yield batch
 
 
-def _cut(
-    connection: Connection, runs: Sequence[tuple[str, Sequence[int]]]
-) -> Iterator[tuple[tuple[str, Sequence[int]], operations.Segmented]]:
+def _cut(connection: Connection, runs: Sequence[_Run]) -> list[operations.Segmented]:
     spans = [(gate_id, run_ms[0], run_ms[-1] + DAY_MS) for gate_id, run_ms in runs]
-    return zip(runs, operations.segment_all(historian.read_gates(connection, spans)), strict=True)
+    return operations.segment_all(historian.read_gates(connection, spans))
 
 
 def replace_days(connection: Connection, cuts: Sequence[tuple[str, Sequence[int], operations.Segmented]]) -> None:
@@ -136,8 +131,7 @@ def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequ
     """What the feature rows of some gates need of their histories, no more."""
     until_ms = to_ms(max(as_ofs))
     gates, components, channels = historian.gates.c, historian.components.c, historian.channels.c
-    facts = _rows(connection, gate_ids, gates.gate_id, gates.hoist_type, gates.commissioned_on)
-    hoist_of, commissioned_on = ({gate_id: row[part] for gate_id, *row in facts} for part in (0, 1))
+    facts = {row.gate_id: row for row in _rows(connection, gate_ids, gates.gate_id, gates.hoist_type, gates.commissioned_on)}
     named: dict[str, set[str]] = {gate_id: set() for gate_id in gate_ids}
     intervals_s: dict[str, dict[str, float]] = {gate_id: {} for gate_id in gate_ids}
     for gate_id, component in _rows(connection, gate_ids, components.gate_id, components.component):
@@ -168,12 +162,12 @@ def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequ
         features.GateHistory(
             gate_id=gate_id,
             components=features.components_to_score(named[gate_id]),
-            hoist_type=str(hoist_of[gate_id] or ""),
+            hoist_type=str(facts[gate_id].hoist_type or ""),
             operations=frames["operations"][gate_id],
             days=frames["days"][gate_id],
             maintenance=maintenance[gate_id],
             intervals_s=intervals_s[gate_id],
-            commissioned_on=features.day_or_none(commissioned_on[gate_id]),
+            commissioned_on=features.day_or_none(facts[gate_id].commissioned_on),
             first_day_ms=min(first_ms.get(gate_id, until_ms), until_ms),
         )
         for gate_id in gate_ids

@@ -66,7 +66,9 @@ def bench_many(
     progress: Callable[[int, int], None] | None = None,
     model: Model | None = None,
 ) -> list[Figure]:
-    """Score one day of a tenth of the gates, then of all; the days before it are cut and scored, its readings are there.
+    """Score one day of a tenth of the gates, then of all; its readings are there.
+
+    The days before it are cut, and the last of them is scored.
 
     The gates are copies of some simulated ones under other names, made inside the historian: their channels, operations,
     days and records, and the readings of the last day.

@@ -462,13 +462,13 @@ def test_late_repeated_and_shuffled_messages_and_kills_change_nothing(
                 until = min(some + MOST_UNDER_WAY, start + quarter)
                 sent = [client.publish(topic, payload, qos=1) for topic, payload in messages[some:until]]
                 for one in sent:
-                    one.wait_for_publish(300)
+                    one.wait_for_publish(60)
             time.sleep(chance.uniform(0.0, 0.3))
     client.disconnect()
     client.loop_stop()
     wanted = stored_values(clean, replayed.gate_ids)
     with ingesting(url, mosquitto) as process:
-        eventually(lambda: len(stored_values(engine, replayed.gate_ids)) >= len(wanted), 300)
+        eventually(lambda: len(stored_values(engine, replayed.gate_ids)) >= len(wanted), 60)
         process.terminate()
         process.join(20)
 

@@ -70,7 +70,8 @@ def test_the_champion_is_the_old_or_the_new_one(tmp_path: Path, forecaster: Fore
         workers.save(folder, version, forecaster, golden)
         registry.promote(folder, version)
 
-    for _ in range(KILLS):
+    # the moments of a few kills may by chance all fall on the same champion
+    while len(seen) < KILLS or (len(set(seen)) == 1 and len(seen) < 5 * KILLS):
         begin_and_kill(workers.switch, folder, within_s=1.0, moment=moment)
         pointed = registry.aliases(folder)
         assert {pointed["champion"], pointed["previous"]} == {"v1", "v2"}
@@ -80,9 +81,8 @@ def test_the_champion_is_the_old_or_the_new_one(tmp_path: Path, forecaster: Fore
     started = time.perf_counter()
     registry.rollback(folder)
     took_s = time.perf_counter() - started
-    log.info("%d kills: champion %s; a rollback took %.2f s", KILLS, {v: seen.count(v) for v in set(seen)}, took_s)
-    if KILLS >= 100:  # ten moments may all fall before the first switch of a busy machine
-        assert set(seen) == {"v1", "v2"}
+    log.info("%d kills: champion %s; a rollback took %.2f s", len(seen), {v: seen.count(v) for v in set(seen)}, took_s)
+    assert set(seen) == {"v1", "v2"}
 
 
 def test_a_version_is_there_whole_or_not_at_all(tmp_path: Path, forecaster: Forecaster, golden: pd.DataFrame) -> None:
