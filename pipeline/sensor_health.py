@@ -26,7 +26,6 @@ from pipeline.channel_days import (
     last_days,
     mean,
     median,
-    quantile,
     scatter,
     trailing_mean,
     window_sum,
@@ -65,10 +64,11 @@ COARSE_SAMPLES = 40
 MISSING_SHARE, EXPECTED_SAMPLES = 0.15, 40.0
 """Readings drop out when a greater share of at least so many is missing than is missing elsewhere in the gate."""
 
-AT_TOP_SAMPLES, AT_TOP_SHARE = 4.0, 0.12
-ENOUGH_IN_MOTION, FINE_REPEATS = 10.0, 0.3
-"""A channel is clipped when so many samples, and such a share of those in motion, equal the highest; it is told from so many in
-motion. A sensor is fine when its highest value comes again less than this often a day."""
+AT_TOP_SHARE, ENOUGH_IN_MOTION = 0.1, 10.0
+REPEATS, REPEATS_BY_CHANCE = 0.1, 1e-3
+"""A channel is clipped when such a share of its samples in motion, of so many at least, equal the highest, more than ever in its
+first days, and when so many repeats of a day's highest value are that unlikely with twice as many as usual. Of any good sensor's
+highest values so many may be repeats, each day."""
 
 SPIKES, SPIKES_BY_CHANCE = 2.0, 5e-4
 SPIKE_SHARE, SHAKEN_SPIKE_SHARE = 0.0003, 0.002
@@ -312,23 +312,22 @@ def _siblings(table: Table) -> Floats:
 def _clipping(table: Table) -> Bools:
     """Nothing goes above one value, which comes again and again; and that is not this channel's habit.
 
-    A fine sensor hardly shows its highest value twice, on one day or two. A coarse one does: it must do so far more often than at
-    first, on several days, and at a value that is low for it.
+    How often a day's highest value comes again is a matter of how fine the sensor is: by chance it does so once more with the
+    same probability each time. A weak day in which all samples are about the same is told by its highest value: it is below
+    what the channel shows on an average day.
     """
     top, at_top, n = table["top"], table.count("at_top"), table.count("n_op")
     fits = table.fits
-    repeats = fits.reference(np.where(n > 0, at_top - 1.0, np.nan), mean)
+    usual = np.fmax(REPEATS, 2.0 * fits.reference(np.where(n > 0, at_top - 1.0, np.nan), mean))
     clipped = np.zeros(top.shape, dtype=bool)
-    for enough in (OPERATIONS, 3 * OPERATIONS):
+    for enough in (1, OPERATIONS, 3 * OPERATIONS):
         window = table.window(enough)[table.gate]
         highest, times, days = _at_the_top(top, at_top, window)
         in_motion = window_sum(n, window)
         share = np.where(in_motion >= ENOUGH_IN_MOTION, times / np.maximum(in_motion, 1.0), np.nan)
-        fine = (repeats < FINE_REPEATS) | ((repeats < 1.0) & (days >= 2) & (fits.reference(days, greatest) <= 1.0))
-        habit = fits.reference(share, greatest)
-        low = highest <= fits.reference(highest, lambda values: quantile(values, 0.15))
-        coarse = low & (days >= 3) & (share >= 3.0 * habit + 0.05)
-        clipped |= (fine | coarse) & (times >= AT_TOP_SAMPLES) & (share >= AT_TOP_SHARE)
+        by_chance = (usual / (1.0 + usual)) ** (times - days)
+        much = (share >= AT_TOP_SHARE) & (share > fits.reference(share, greatest))
+        clipped |= much & (by_chance < REPEATS_BY_CHANCE) & (highest >= table.usual("move"))
     # the air may well be as warm from one operation to the next
     return np.asarray(clipped & (table.quantity != "ambient_temperature")[:, None])
 

@@ -237,6 +237,22 @@ def test_a_coarse_sensor_at_rest_is_not_stuck() -> None:
     assert (judged(frame).kind == -1).all()
 
 
+def test_a_coarse_sensor_is_clipped_when_its_highest_value_comes_far_more_often_than_it_used_to() -> None:
+    """With a resolution of 0.1 mm/s the highest value of a day comes again anyway."""
+    health = spoilt(clip(VELOCITY), decimals=1)
+
+    assert first_named(health, VELOCITY, "clipping") is not None
+    assert {name for channel in health.channels for name in kinds(health, channel)} == {"", "clipping"}
+
+
+def test_a_coarse_sensor_is_not_clipped_on_weak_days_on_which_all_its_samples_are_alike() -> None:
+    frame = gate(decimals=1)
+    weak = (day_of(frame) >= FROM) & (frame["motor.moving"] > 0.5)
+    frame.loc[weak, VELOCITY] = np.where(np.random.default_rng(7).random(weak.sum()) < 0.6, 0.9, 0.8)
+
+    assert not any(kinds(judged(frame), VELOCITY))
+
+
 def test_a_coarse_sensor_that_shows_nothing_else_through_many_operations_is_stuck() -> None:
     """One that hardly answers to movement at its best: a loose mount at the floor of the sensor."""
     frame = gate()
