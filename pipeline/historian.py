@@ -213,7 +213,7 @@ tallies = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-_RAW_FROM = "raw_from_ms"
+_RAW_FROM, _FLEET_CHANGES = "raw_from_ms", "fleet_changes"
 _SERIES_AT_ONCE = 50
 QUARANTINE_ROWS, QUARANTINE_ROWS_EACH = 10_000, 500
 """Messages that quarantine keeps, and of one publisher: a device that floods it pushes out its own."""
@@ -331,6 +331,7 @@ def declare_channels(connection: Connection, declared: Iterable[Channel]) -> Non
             connection.execute(sa.insert(channels).values({**row, "series_id": free, "slot": series[free]}))
             known[key] = Slot(channel, free, series[free])
             series[free] += 1
+    tally(connection, _FLEET_CHANGES, 1)
 
 
 WideRow = tuple[Any, ...]
@@ -462,6 +463,12 @@ def register_gate(connection: Connection, gate_id: str, station_id: str) -> None
     """Make a gate known of which nothing but its station is known yet."""
     if connection.scalar(sa.select(gates.c.gate_id).where(gates.c.gate_id == gate_id)) is None:
         connection.execute(sa.insert(gates).values(gate_id=gate_id, station_id=station_id))
+        tally(connection, _FLEET_CHANGES, 1)
+
+
+def fleet_changes(connection: Connection) -> int:
+    """How often gates or channels were registered or brought up to date: who holds them in memory reads them anew by it."""
+    return _tally(connection, _FLEET_CHANGES)
 
 
 def tally(connection: Connection, name: str, n: int) -> None:
@@ -480,8 +487,9 @@ def refused(reason: str) -> str:
 
 
 def load_tallies(connection: Connection) -> dict[str, int]:
-    """Every counter by name."""
-    return {row.name: row.value for row in connection.execute(sa.select(tallies))}
+    """Every counter of messages by name."""
+    counters = sa.select(tallies).where(tallies.c.name.not_in((_RAW_FROM, _FLEET_CHANGES)))
+    return {row.name: row.value for row in connection.execute(counters)}
 
 
 def forget_readings(engine: Engine, before_ms: int) -> int:
@@ -511,7 +519,11 @@ def forget_readings(engine: Engine, before_ms: int) -> int:
 
 def raw_from_ms(connection: Connection) -> int:
     """From when on (epoch ms) raw readings are kept; 0 while none were forgotten."""
-    return connection.scalar(sa.select(tallies.c.value).where(tallies.c.name == _RAW_FROM)) or 0
+    return _tally(connection, _RAW_FROM)
+
+
+def _tally(connection: Connection, name: str) -> int:
+    return connection.scalar(sa.select(tallies.c.value).where(tallies.c.name == name)) or 0
 
 
 def put_in_quarantine(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -72,6 +72,7 @@ class Registry:
         self._minutes: dict[tuple[str, str], tuple[int, int]] = {}  # the minute each component is in, and its readings so far
         self._loaded_at = float("-inf")
         self._load_s = 0.0
+        self._changes = 0  # as of what we hold
 
     def gate(self, gate_id: str) -> Gate | None:
         """Return the registered gate, or None."""
@@ -120,24 +121,18 @@ class Registry:
         self._minutes[component] = (minute, told)
         return told <= self.most_a_minute
 
-    def keep_fresh(self, connection: Connection, *, doubted: bool = False) -> bool:
-        """Read everything anew once a minute, or now when `doubted`, but never for more than 2 % of the time.
-
-        Returns
-        -------
-        bool
-            Whether it did.
-        """
-        age_s = time.monotonic() - self._loaded_at
-        if age_s < (0 if doubted else 60) or age_s < 50 * self._load_s:
-            return False
+    def keep_fresh(self, connection: Connection) -> None:
+        """Read everything anew when it has changed, and once an hour for what was changed by hand; for 2 % of the time at most."""
+        changes, age_s = historian.fleet_changes(connection), time.monotonic() - self._loaded_at
+        if (changes == self._changes and age_s < 3600) or age_s < 50 * self._load_s:
+            return
         started = time.monotonic()
         self._load_gates(connection)
         self._places = {}
         self.load_channels(connection)
         self._loaded_at = time.monotonic()
         self._load_s = self._loaded_at - started
-        return True
+        self._changes = changes
 
     def _load_gates(self, connection: Connection) -> None:
         gates = historian.gates.c
@@ -222,7 +217,7 @@ class Stored:
     last_refusal: str = ""
 
 
-# What a look into the historian may mend: the gate or the channel may have been registered a moment ago.
+# What may be mended by a message of the same batch in which the gate introduces itself.
 _DOUBTFUL = frozenset({"unknown_gate", "identity_mismatch", "unit_missing", "clock_fault"})
 
 _Rows = dict[int, dict[int, list[float]]]  # series -> instant -> cells, NaN where nothing was measured
@@ -243,9 +238,10 @@ def store_messages(
     now : datetime
         The present, aware UTC.
     dialects : Dialects
-        Their `receive` has seen the messages; decoding is repeated where the registry may be out of date.
+        Their `receive` has seen the messages; decoding is repeated where a gate has just introduced itself.
     """
-    decoded = _decode_all(connection, registry, messages, to_ms(now), dialects)
+    registry.keep_fresh(connection)
+    decoded = [_decode(message, registry, to_ms(now), dialects) for message in messages]
     if _discover(connection, registry, decoded):
         decoded = [
             _decode(message, registry, to_ms(now), dialects) if found.joins is None and _is_doubtful(found) else found
@@ -358,17 +354,6 @@ def retry(connection: Connection, rows: Sequence[Any], dialects: Dialects = NATI
 
 def _can_be_retried(row: Any) -> bool:
     return row.reason != "retained" and len(row.payload) < historian.QUARANTINE_PAYLOAD_BYTES
-
-
-def _decode_all(
-    connection: Connection, registry: Registry, messages: Sequence[Message], now_ms: int, dialects: Dialects
-) -> list[Decoded]:
-    registry.keep_fresh(connection)
-    decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
-    doubtful = any(_is_doubtful(found) for found in decoded)
-    if doubtful and registry.keep_fresh(connection, doubted=True):
-        decoded = [_decode(message, registry, now_ms, dialects) for message in messages]
-    return decoded
 
 
 def _is_doubtful(found: Decoded) -> bool:
