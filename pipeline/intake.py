@@ -122,7 +122,7 @@ class Registry:
         return told <= self.most_a_minute
 
     def keep_fresh(self, connection: Connection) -> None:
-        """Read everything anew when it has changed, and once an hour for what was changed by hand; for 2 % of the time at most."""
+        """Read everything anew when it has changed, and hourly for what was changed by hand; for 2 % of the time at most."""
         changes, age_s = historian.fleet_changes(connection), time.monotonic() - self._loaded_at
         if (changes == self._changes and age_s < 3600) or age_s < 50 * self._load_s:
             return
