@@ -144,7 +144,7 @@ def _rule(policy: Mapping[str, Any]) -> str:
 
 
 def tuned_card(card: str, version: str, policy: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
-    """Return a parent's card as that of a version which differs in its threshold only.
+    """Return a parent's card as that of a version which differs in its threshold, and maybe its calibration, only.
 
     Parameters
     ----------
@@ -153,13 +153,18 @@ def tuned_card(card: str, version: str, policy: Mapping[str, Any], tuned: Mappin
     """
     mark = " (simulated)" if tuned["simulated"] else ""
     left_out = f"; {tuned['gates_left_out']} gates it learnt from were left out" if tuned["gates_left_out"] else ""
+    probabilities = (
+        "Its probabilities were calibrated anew on the same history, because that forecast better the gates it was not fitted to."
+        if tuned["recalibrated"]
+        else "Its probabilities are those of its parent: calibrating them anew did not forecast better."
+    )
     threshold = (
         f"{_rule(policy)}**Calibrated here**: tuned on {tuned['gate_years']:.1f} gate-years{mark} of {tuned['gates']} gates of "
         f"the site's own history (source: {tuned['source'] or 'not given'}; sha256 `{tuned['data_sha256']}`; days "
         f"{tuned['first_as_of'][:10]} to {tuned['last_as_of'][:10]}{left_out}), to a budget of "
         f"{tuned['budget_per_gate_year']:g} false alarms per gate-year (90 % upper bound); it made {tuned['false_alarms']} "
-        f"there. All else is {tuned['parent']}, whose threshold was {tuned['parent_open_at']:.3f}: the figures above were "
-        "measured with that one."
+        f"there. {probabilities} All else is {tuned['parent']}, whose threshold was {tuned['parent_open_at']:.3f}: the figures "
+        "above were measured with that one."
     )
     titled = re.sub(r"\A# .*", lambda _: f"# Model card: {version}", card)
     section = re.compile(r"(?<=\n)## Alarm threshold\n.*?(?=\n## |\Z)", re.DOTALL)

@@ -647,18 +647,18 @@ def _rates(
 
 
 def calibrate(forecaster: Forecaster, log_odds: FloatArray, y: FloatArray, n_failures: int) -> Forecaster:
-    """Fit slope and intercept on rows of gates the forecaster has not learnt from, shrunk toward leaving it as it is.
+    """Fit slope and intercept on rows of gates the forecaster has not learnt from, shrunk toward those it has.
 
     Parameters
     ----------
-    log_odds : shape (rows, k), before calibration
+    log_odds : shape (rows, k), before any calibration
     y : shape (rows, k), 1, 0 or NaN (unknown)
     n_failures : how many different failures stand behind the ones in `y`; that many, not the rows, count as evidence
 
     Notes
     -----
-    Platt scaling with a normal prior on (slope - 1) of standard deviation 0.25 and on the intercept of 0.5, solved by
-    Newton's method.
+    Platt scaling with a normal prior of standard deviation 0.25 around the slope it has and of 0.5 around the intercept, solved
+    by Newton's method. A forecaster fresh from `fit` has slope 1 and intercept 0.
     """
     use = np.isfinite(y) & np.isfinite(log_odds)
     s, target = log_odds[use], y[use]
@@ -667,7 +667,7 @@ def calibrate(forecaster: Forecaster, log_odds: FloatArray, y: FloatArray, n_fai
     weight = n_failures / target.sum()
     design = np.column_stack([s, np.ones_like(s)])
     prior_precision = np.array([1 / 0.25**2, 1 / 0.5**2])
-    start = theta = np.array([1.0, 0.0])
+    start = theta = np.array([forecaster.slope, forecaster.intercept])
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
         gradient = weight * design.T @ (p - target) + prior_precision * (theta - start)

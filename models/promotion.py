@@ -276,11 +276,11 @@ def dismiss(registry_dir: Path, *, at: datetime, actor: str, reason: str = "") -
 
 
 def _is_retuned(candidate: registry.Model, champion: registry.Model) -> bool:
-    """Whether the candidate is the champion but for its threshold."""
+    """Whether the candidate is the champion but for its threshold and calibration."""
     same_model = candidate.manifest["files"][registry.MODEL] == champion.manifest["files"][registry.MODEL]
-    same_parts = candidate.manifest["forecaster"] == champion.manifest["forecaster"]
+    learnt, of_champion = ({**one.manifest["forecaster"], "calibration": None} for one in (candidate, champion))
     of_it = candidate.manifest.get("tuned", {}).get("parent") == champion.version
-    return bool(of_it and same_model and same_parts)
+    return bool(of_it and same_model and learnt == of_champion)
 
 
 def _record(registry_dir: Path, action: str, before: str, after: str, at: datetime, actor: str, reason: str, **more: str) -> None:

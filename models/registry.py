@@ -168,14 +168,18 @@ def save_tuned(
     policy: Policy,
     tuned: Mapping[str, Any],
     card: str,
+    recalibrated: Forecaster | None = None,
+    reference: Reference | None = None,
     created_at: str | None = None,
 ) -> Model:
-    """Write a new version that is its parent with another policy: same artifact, same golden forecasts, its own card.
+    """Write a new version that is its parent with another policy: the same artifact, its own card.
 
     Parameters
     ----------
     parent : version that stays as it is
     tuned : on what the policy was tuned, plain values for the manifest
+    recalibrated : the parent's forecaster with another calibration; None leaves it and the golden forecasts as they are
+    reference : what the drift of a recalibrated one is measured from
 
     Raises
     ------
@@ -191,8 +195,13 @@ def save_tuned(
         "created_at": created_at,
         "policy": policy.as_dict(),
         "tuned": dict(tuned),
-        "files": _listing(contents),
     }
+    if recalibrated is not None:
+        contents[GOLDEN] = _golden(recalibrated, pq.read_table(io.BytesIO(contents[GOLDEN])).to_pandas())
+        contents.pop(REFERENCE, None)
+        contents |= {REFERENCE: reference.to_json()} if reference else {}
+        manifest["forecaster"] = recalibrated.as_dict()
+    manifest["files"] = _listing(contents)
     _write_version(registry, version, contents | {MANIFEST: _json(manifest)})
     return load(registry, version)
 

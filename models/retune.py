@@ -1,20 +1,35 @@
-"""A site's own threshold: forecast its history, choose T by the alarm budget, register the result. No clock, no network.
+"""A site's own probabilities and threshold: calibrate on its history, choose T by the budget, register. No clock, no network.
 
-The model stays as it is: only its policy becomes another, under a version of its own. Below 60 gate-years nothing is
-registered, because a threshold from so little is no better than the one there is.
+What the model has learnt stays as it is; under a version of its own it gets another policy and, where that forecasts better, the
+calibration of this site. Below 60 gate-years nothing is registered, because what so little tells is no better than what there is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from models import registry
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models import drift, registry
 from models.card import tuned_card
-from models.labels import History
+from models.forecast import Forecaster, calibrate, failure_count
+from models.labels import FloatArray, History, failures_per_gate, gate_folds, label, outcome
 from models.policy import BUDGET_PER_GATE_YEAR, ENOUGH_GATE_YEARS, Policy, Replay, tune
-from models.train import Progress, TrainingError, backtest, data_sha256, record_ends, record_starts
+from models.train import (
+    CALIBRATED_AT_D,
+    FOLDS,
+    Progress,
+    TrainingError,
+    data_sha256,
+    learnt_from,
+    record_ends,
+    record_starts,
+    rows_between,
+)
 from pipeline.dataset import Dataset
 
 
@@ -31,7 +46,7 @@ def retune(
     progress: Progress | None = None,
     created_at: datetime | None = None,
 ) -> registry.Model:
-    """Tune a model's threshold on a site's history and register the result as a new version, not yet promoted.
+    """Tune a model on a site's history and register the result as a new version, not yet promoted.
 
     Gates that the model learnt from are left out: it knows their failures.
 
@@ -58,10 +73,16 @@ def retune(
         raise TrainingError("the dataset has no readings to forecast from")
     from_ = from_ or min(record_starts(dataset).values())
     to = to or max(ends.values())
-    forecasts = backtest(dataset, parent, from_, to, progress=progress)
-    learnt_from: list[Any] = forecasts.attrs["learnt_from"]
-    replay = Replay(forecasts[~forecasts["gate_id"].isin(learnt_from)], History(dataset.maintenance), ends)
-    left_out = len(learnt_from)
+    rows = rows_between(dataset, from_, to, progress)
+    known = learnt_from(dataset, parent, from_, rows)
+    left_out = len(known)
+    rows = rows[~rows["gate_id"].isin(known)].reset_index(drop=True)
+    history = History(dataset.maintenance)
+    failures = failures_per_gate(dataset.maintenance, sorted(set(rows["gate_id"])))
+    log_odds = parent.forecaster.log_odds(rows)
+    recalibrated = recalibrate(parent.forecaster, rows, log_odds, history, ends, failures)
+    forecasts = (recalibrated or parent.forecaster).assemble(rows, log_odds)
+    replay = Replay(forecasts, history, ends)
     policy = tune(
         replay,
         budget_per_gate_year=budget_per_gate_year,
@@ -73,6 +94,7 @@ def retune(
     tuned = {
         "parent": parent.version,
         "parent_open_at": parent.policy.open_at,
+        "recalibrated": recalibrated is not None,
         "data_sha256": data_sha256(dataset),
         "source": dataset.source,
         "simulated": "simul" in dataset.source.lower(),
@@ -92,8 +114,54 @@ def retune(
         policy=policy,
         tuned=tuned,
         card=tuned_card(card, version, policy.as_dict(), tuned),
+        recalibrated=recalibrated,
+        # where probabilities are others, so are the scores that drift is told by
+        reference=drift.learn(drift.gate_days(rows, forecasts)) if recalibrated else None,
         created_at=created_at.isoformat() if created_at else None,
     )
+
+
+def recalibrate(
+    forecaster: Forecaster,
+    rows: pd.DataFrame,
+    log_odds: FloatArray,
+    history: History,
+    ends: Mapping[str, datetime],
+    failures: Mapping[str, int],
+) -> Forecaster | None:
+    """Fit slope and intercept to a site; None where that does not forecast better, fold by fold, gates that it was not fitted to.
+
+    Parameters
+    ----------
+    rows : of gates that the forecaster has not learnt from
+    log_odds : of these rows, before any calibration
+    failures : how many each of these gates had
+
+    Notes
+    -----
+    Better is a smaller log loss at the calibrated horizons, summed over the rows of all folds.
+    """
+    at = [forecaster.horizons_d.index(horizon_d) for horizon_d in CALIBRATED_AT_D]
+    labels, log_odds = label(rows, history, ends), log_odds[:, at]
+    y = np.column_stack([outcome(labels, horizon_d) for horizon_d in CALIBRATED_AT_D])
+
+    def fitted(use: npt.NDArray[np.bool_]) -> Forecaster:
+        return calibrate(forecaster, log_odds[use], y[use], failure_count(rows[use], labels[use]))
+
+    before = after = 0.0
+    if not failures:
+        return None
+    for fold in gate_folds(failures, FOLDS, seed=0):
+        held_out = rows["gate_id"].isin(fold).to_numpy()
+        before += _log_loss(forecaster, log_odds[held_out], y[held_out])
+        after += _log_loss(fitted(~held_out), log_odds[held_out], y[held_out])
+    return fitted(np.ones(len(rows), dtype=bool)) if after < before else None
+
+
+def _log_loss(forecaster: Forecaster, log_odds: FloatArray, y: FloatArray) -> float:
+    known = np.isfinite(y) & np.isfinite(log_odds)
+    told = forecaster.intercept + forecaster.slope * log_odds[known]
+    return float(np.sum(np.logaddexp(0.0, told) - y[known] * told))
 
 
 def _refusal(parent: registry.Model, policy: Policy, left_out: int, enough_gate_years: float) -> str:

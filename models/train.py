@@ -538,18 +538,27 @@ def backtest(
         ``learnt_from``: those of its own training data, by its hash or, where a site's record has grown since, by their
         names; figures on them prove nothing.
     """
+    rows = rows_between(dataset, from_, to, progress)
+    forecasts = model.forecaster.predict(rows)
+    forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from(dataset, model, from_, rows)}
+    return forecasts
+
+
+def rows_between(dataset: Dataset, from_: datetime, to: datetime, progress: Progress | None = None) -> pd.DataFrame:
+    """Feature rows of every gate at every UTC midnight from `from_` to `to`, both included."""
     if to < from_:
         raise TrainingError(f"the backtest must end on or after {from_:%Y-%m-%d}; got {to:%Y-%m-%d}")
     days = [from_ + timedelta(days=n) for n in range((to - from_).days + 1)]
     say = progress or _silent
-    rows = from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
-    forecasts = model.forecaster.predict(rows)
+    return from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
+
+
+def learnt_from(dataset: Dataset, model: registry.Model, from_: datetime, rows: pd.DataFrame) -> list[str]:
+    """Gates of rows from `from_` on that a model has learnt from."""
     training = model.manifest["training"]
-    learnt_from: list[str] = []
-    if from_ <= datetime.fromisoformat(training["development_until"]):
-        learnt_from = sorted(learnt_gates(dataset.gate_ids, data_sha256(dataset), training) & set(forecasts["gate_id"]))
-    forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from}
-    return forecasts
+    if from_ > datetime.fromisoformat(training["development_until"]):
+        return []
+    return sorted(learnt_gates(dataset.gate_ids, data_sha256(dataset), training) & set(rows["gate_id"]))
 
 
 def learnt_gates(gate_ids: Sequence[str], data_sha256: str, training: Mapping[str, Any]) -> set[str]:

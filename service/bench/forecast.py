@@ -47,6 +47,7 @@ from models.labels import HORIZON_DAYS, FloatArray, History, failures_per_gate, 
 from models.pictures import draw
 from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, YEAR_DAYS, Policy, Replay, tune
 from models.promotion import compare_files
+from models.retune import recalibrate
 from models.train import CALIBRATED_AT_D, FOLDS, hoist_types, read_forecasts, record_ends, train, write_forecasts
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.features import FEATURES, from_dataset
@@ -574,7 +575,7 @@ def _in_domain(work: _Work) -> list[Figure]:
     ]
 
 
-_OF_SITES = ("ap_14d", "useful_share", "early_share", "false_alarms_per_gate_year")
+_OF_SITES = ("ap_14d", "brier_skill_14d", "useful_share", "early_share", "false_alarms_per_gate_year")
 
 
 def _site(work: _Work) -> list[Figure]:
@@ -599,14 +600,17 @@ def _one_site(work: _Work, home: Dataset, first: timedelta) -> dict[str, float]:
         train(begun, registry_dir=work.folder / "registry", name=name, settings=work.sizes.settings, jobs=work.jobs)
     native = registry.load(work.folder / "registry", name)
     early, later = rows[rows["as_of"] <= until], rows[rows["as_of"] >= until + timedelta(days=HORIZON_DAYS)]
-    replay = Replay(work.model.forecaster.predict(early), History(begun.maintenance), record_ends(begun))
+    forecaster, log_odds = work.model.forecaster, work.model.forecaster.log_odds(early)
+    known, so_far = History(begun.maintenance), record_ends(begun)
+    failures = failures_per_gate(begun.maintenance, sorted(set(early["gate_id"])))
+    here = recalibrate(forecaster, early, log_odds, known, so_far, failures) or forecaster
+    replay = Replay(here.assemble(early, log_odds), known, so_far)
     tuned = tune(replay, budget_per_gate_year=work.budget, fallback=work.model.policy.open_at, enough_gate_years=0.0)
     history, ends = History(home.maintenance), record_ends(home)
-    shipped = work.model.forecaster.predict(later)
     files = {
         "retrained": (native.forecaster.predict(later), native.policy),
-        "as shipped": (shipped, work.model.policy),
-        "tuned": (shipped, tuned),
+        "as shipped": (forecaster.predict(later), work.model.policy),
+        "tuned": (here.predict(later), tuned),
     }
     told: dict[str, float] = {}
     for contender, (file, policy) in files.items():

@@ -420,7 +420,8 @@ def models_tune(
 ) -> None:
     """Tune a model's alarm threshold on your own gates' history, and register the result as a new version.
 
-    It needs 60 gate-years of gates the model has not learnt from; with less, the threshold there is stays.
+    Its probabilities are calibrated anew, too, where that forecasts better those of your gates that it was not fitted to. It
+    needs 60 gate-years of gates the model has not learnt from; with less, the threshold there is stays.
 
     \b
     sluicewatch models tune fleet/ --registry registry/ --name mine-1
@@ -446,7 +447,8 @@ def models_tune(
     policy, parent = tuned.policy, tuned.manifest["tuned"]
     click.echo(
         f"{tuned.version}: threshold {policy.open_at:.3f} (was {parent['parent_open_at']:.3f} in {parent['parent']}), calibrated "
-        f"here on {policy.tuned_gate_years:.1f} gate-years with {policy.tuned_false_alarms} false alarms; "
+        f"here on {policy.tuned_gate_years:.1f} gate-years with {policy.tuned_false_alarms} false alarms; its probabilities are "
+        f"{'calibrated anew' if parent['recalibrated'] else 'its parent’s'}; "
         f"`sluicewatch models promote {tuned.version}` puts it to work"
     )
 

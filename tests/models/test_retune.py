@@ -1,19 +1,23 @@
-"""A site's own threshold: the shipped model on a small simulated site, its policy alone made anew."""
+"""A site's own probabilities and threshold: the shipped model on a small simulated site; what it has learnt stays."""
 
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from models import registry
 from models.labels import History
 from models.policy import Replay, tune
 from models.registry import RegistryError
-from models.retune import retune
+from models.retune import recalibrate, retune
 from models.train import TrainingError, backtest, data_sha256, record_ends
 from pipeline.dataset import open_dataset
 from pipeline.simulator import write_dataset
@@ -63,6 +67,13 @@ def saved(folder, name, shipped, **training):
     )
 
 
+@pytest.fixture
+def settled(monkeypatch):
+    """No site where other probabilities would do better."""
+    monkeypatch.setattr("models.retune.calibrate", lambda forecaster, *about: forecaster)
+
+
+@pytest.mark.usefixtures("settled")
 def test_the_new_version_is_its_parent_with_the_threshold_that_tune_finds(dataset, folder, shipped):
     tuned = retune(dataset, registry_dir=folder, name="mine", **FEW)
 
@@ -75,6 +86,55 @@ def test_the_new_version_is_its_parent_with_the_threshold_that_tune_finds(datase
     assert {name for name in after if after[name] != before[name]} == {registry.MANIFEST, registry.SIGNATURE, registry.CARD}
     assert backtest(dataset, tuned, LAST, LAST)["p_14d"].equals(backtest(dataset, shipped, LAST, LAST)["p_14d"])
     assert set(backtest(dataset, tuned, LAST, LAST)["model_version"]) == {"mine"}
+
+
+def test_probabilities_are_calibrated_where_that_forecasts_other_gates_better(dataset, folder, shipped):
+    """A parent that promises failures three times as often has its odds brought down."""
+    bold = replace(shipped.forecaster, intercept=shipped.forecaster.intercept + np.log(3))
+    saved(folder, "bold", replace(shipped, forecaster=bold))
+
+    tuned = retune(dataset, registry_dir=folder, model="bold", name="mine", **FEW)
+
+    card = (folder / "mine" / registry.CARD).read_text()
+    assert tuned.manifest["tuned"]["recalibrated"]
+    assert "calibrated anew on the same history" in card
+    assert tuned.forecaster.intercept < bold.intercept
+    assert registry.load(folder, "mine").forecaster.slope == tuned.forecaster.slope
+    assert (folder / "mine" / registry.MODEL).read_bytes() == (folder / "bold" / registry.MODEL).read_bytes()
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.6, -1.0), (1.3, 1.0)])
+def test_the_calibration_of_a_site_is_the_one_that_minimising_finds(shipped, slope, intercept):
+    """400 gates, each asked once; what is told is off by a known slope and intercept."""
+    rng = np.random.default_rng(3)
+    told = rng.normal(-1.0, 1.5, 400)
+    fails = rng.random(400) < expit(intercept + slope * told)
+    rows = pd.DataFrame({"gate_id": [f"G{n}" for n in range(400)], "component": "motor", "as_of": FIRST, "reason": ""})
+    at = FIRST + timedelta(days=5)
+    records = rows.loc[fails, ["gate_id", "component"]].assign(kind="failure", started_at=at, ended_at=at + timedelta(days=2))
+    parent = replace(shipped.forecaster, slope=1.0, intercept=0.0)
+    log_odds = np.tile(told[:, None], (1, len(parent.horizons_d)))
+    ends = dict.fromkeys(rows["gate_id"], FIRST + timedelta(days=90))
+
+    found = recalibrate(
+        parent, rows, log_odds, History(records), ends, dict(zip(rows["gate_id"], fails.astype(int), strict=True))
+    )
+
+    def penalised(theta):
+        loss = np.logaddexp(0.0, theta[0] * told + theta[1]) - fails * (theta[0] * told + theta[1])
+        return loss.sum() + 0.5 * ((theta[0] - 1.0) / 0.25) ** 2 + 0.5 * (theta[1] / 0.5) ** 2
+
+    assert (found.slope, found.intercept) == pytest.approx(minimize(penalised, [1.0, 0.0], tol=1e-10).x, abs=1e-4)
+
+
+def test_a_history_without_failures_leaves_probabilities_as_they_are(dataset, folder, shipped):
+    quiet = replace(dataset, maintenance=dataset.maintenance[dataset.maintenance["kind"] != "failure"])
+
+    tuned = retune(quiet, registry_dir=folder, name="mine", **(FEW | {"budget_per_gate_year": 40.0}))
+
+    assert not tuned.manifest["tuned"]["recalibrated"]
+    assert tuned.manifest["forecaster"] == shipped.manifest["forecaster"]
+    assert "Its probabilities are those of its parent" in (folder / "mine" / registry.CARD).read_text()
 
 
 def test_the_parent_stays_untouched_and_at_work(dataset, folder, shipped):
@@ -135,6 +195,7 @@ def test_a_budget_that_the_history_cannot_prove_is_refused(dataset, folder):
         retune(dataset, registry_dir=folder, name="mine", **(FEW | {"budget_per_gate_year": 0.2}))
 
 
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("grown", [False, True], ids=["the same record", "a record that has grown"])
 def test_gates_the_model_learnt_from_are_left_out(dataset, folder, shipped, grown):
     gate_ids = dataset.gate_ids
