@@ -30,7 +30,7 @@ bench: .venv/dev  ## how fast it is on this machine
 	$(BIN)/sluicewatch bench $(ARGS)
 
 # Half an hour on two cores. The same versions make the same files: afterwards git shows whether anything changed.
-CHAMPION := 2026.11.8
+CHAMPION := 2026.11.9
 champion: .venv/dev  ## remake the shipped model from its simulated fleet
 	rm -rf build/champion build/registry
 	$(BIN)/sluicewatch simulate --to build/champion --gates 600 --days 720 --seed 2026 --jobs 2
