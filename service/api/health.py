@@ -24,6 +24,7 @@ from service import hold, store
 from service.alerts import rfc3339
 from service.api.context import STALE_AFTER, Context, Here
 from service.api.schemas import Check, Liveness, Readiness
+from service.silence_watch import STALE
 
 router = APIRouter(tags=["health"])
 
@@ -126,7 +127,7 @@ class _Figures(Collector):
             by_severity.add_metric([severity], n)
         yield by_severity
         yield _counter("alert_transitions", "Steps of alerts.", "to", transitions)
-        yield _gauge("gates_stale", "Gates without a reading for 24 hours.", stale)
+        yield _gauge("gates_stale", "Gates silent for 24 hours, or told of by gate.data_stale.", stale)
         yield _counter("webhook_attempts", "Attempts to deliver a webhook.", "result", attempts)
         yield _gauge("webhook_pending", "Webhooks not yet delivered.", deliveries["pending"])
         oldest = deliveries["oldest_pending_at"]
@@ -192,7 +193,8 @@ def _attempts(connection: sa.Connection) -> dict[str, int]:
 
 def _stale_gates(connection: sa.Connection, now: datetime) -> int:
     seen = historian.gates.c.last_seen_ms
-    late = sa.or_(seen.is_(None), seen <= to_ms(now - STALE_AFTER))
+    told = [notice.gate_id for notice in store.open_notices(connection, STALE)]
+    late = sa.or_(seen.is_(None), seen <= to_ms(now - STALE_AFTER), historian.gates.c.gate_id.in_(told))
     return connection.scalar(sa.select(sa.func.count()).select_from(historian.gates).where(late)) or 0
 
 

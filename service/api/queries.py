@@ -19,7 +19,7 @@ from pipeline.readings import DAY_MS
 from service import store
 from service.alerts import SEVERITIES, STATES, Alert
 from service.api.context import STALE_AFTER
-from service.silence_watch import is_offline
+from service.silence_watch import STALE, is_offline
 
 FORECAST_GOOD_FOR = timedelta(days=2)
 """A forecast older than this says nothing about today."""
@@ -43,11 +43,21 @@ class GateStanding:
         return max((alert.severity for alert in self.alerts), key=SEVERITIES.index, default=None)
 
 
-def standing(gate: Mapping[str, Any], forecast: store.Row | None, alerts: Sequence[Alert], now: datetime) -> GateStanding:
-    """Say how a gate stands. An alert outlives silence; silence and an old forecast are never taken for health."""
+def standing(
+    gate: Mapping[str, Any],
+    forecast: store.Row | None,
+    alerts: Sequence[Alert],
+    now: datetime,
+    silent_since: datetime | None = None,
+) -> GateStanding:
+    """Say how a gate stands. An alert outlives silence; silence and an old forecast are never taken for health.
+
+    A gate whose silence has been told of (`silent_since`) is silent until it speaks again; any other one, after a day.
+    """
     last_seen = None if gate["last_seen_ms"] is None else from_ms(gate["last_seen_ms"])
     offline = is_offline(gate)
-    stale = offline or last_seen is None or now - last_seen >= STALE_AFTER
+    told = silent_since is not None and (last_seen is None or last_seen <= silent_since)
+    stale = offline or told or last_seen is None or now - last_seen >= STALE_AFTER
     state, reason = "normal", ""
     if alerts:
         state = "at_risk"
@@ -69,7 +79,16 @@ def gate_standings(connection: Connection, now: datetime) -> list[GateStanding]:
     alerts: dict[str, list[Alert]] = {}
     for alert in store.alerts_by_urgency(connection, limit=10_000):
         alerts.setdefault(alert.gate_id, []).append(alert)
-    return [standing(gate, forecasts.get(gate["gate_id"]), alerts.get(gate["gate_id"], []), now) for gate in map(dict, gates)]
+    silent = _silent_since(connection)
+    return [
+        standing(gate, forecasts.get(gate_id), alerts.get(gate_id, []), now, silent.get(gate_id))
+        for gate_id, gate in ((gate["gate_id"], dict(gate)) for gate in gates)
+    ]
+
+
+def _silent_since(connection: Connection) -> dict[str, datetime]:
+    """Since when each gate is silent whose silence has been told of."""
+    return {notice.gate_id or "": notice.opened_at for notice in store.open_notices(connection, STALE)}
 
 
 def _newest_gate_rows(connection: Connection) -> dict[str, store.Row]:
@@ -92,7 +111,7 @@ def gate_standing(connection: Connection, gate_id: str, now: datetime) -> GateSt
         return None
     forecast = store.latest_forecast(connection, gate_id)
     alerts = list(store.unresolved_alerts(connection, [gate_id]).values())
-    return standing(dict(gate), forecast[0] if forecast else None, alerts, now)
+    return standing(dict(gate), forecast[0] if forecast else None, alerts, now, _silent_since(connection).get(gate_id))
 
 
 def stations(connection: Connection) -> dict[str, store.Row]:

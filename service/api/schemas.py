@@ -60,7 +60,9 @@ class GateOut(Out):
     connection_at: Instant | None = Field(description="When that was first heard.")
     state: GateState = Field(description="`no_verdict` and `stale` are not good news: nobody knows.")
     reason: str = Field(description="Why there is no verdict; empty otherwise.")
-    data_stale: bool = Field(description="Offline, or no reading for 24 hours; a gate at risk stays at risk meanwhile.")
+    data_stale: bool = Field(
+        description="Offline, told of by `gate.data_stale`, or silent for 24 hours; a gate at risk stays at risk meanwhile."
+    )
     severity: str | None = Field(description="Of its most severe unresolved alert.")
     open_alerts: int
     as_of: Instant | None = Field(description="The day of its newest forecast.")

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 from pipeline import burst_files, historian
 from pipeline.historian import to_ms, writing
 from pipeline.waveforms import burst_path
-from service import store
+from service import silence_watch, store
+from service.alerts import open_notice
 from service.api import queries
 from tests.service.api import fleet
 from tests.service.api.client import TestClient
@@ -114,6 +115,25 @@ def test_a_gate_at_risk_stays_so_when_its_data_stops(client: TestClient, fleet_e
     gate = client.get(f"/api/v1/gates/{MEASURED}").json()
 
     assert (gate["state"], gate["data_stale"]) == ("at_risk", True)
+
+
+def test_a_gate_whose_silence_was_told_of_is_stale_until_it_speaks_again(client: TestClient, fleet_engine: Engine) -> None:
+    def heard(at: datetime) -> tuple[str, bool, bool]:
+        with writing(fleet_engine) as connection:
+            seen = sa.update(historian.gates).values(last_seen_ms=to_ms(at))
+            connection.execute(seen.where(historian.gates.c.gate_id == "DSH-S4-G1"))
+        gate = client.get(f"/api/v1/gates/{'DSH-S4-G1'}").json()
+        listed = next(one for one in client.get("/api/v1/gates").json()["items"] if one["gate_id"] == "DSH-S4-G1")
+        return gate["state"], gate["data_stale"], listed["data_stale"]
+
+    before = heard(NOW - timedelta(hours=2))
+    with writing(fleet_engine) as connection:
+        notice = open_notice(silence_watch.STALE, "DSH-S4-G1", NOW - timedelta(hours=1), gate_id="DSH-S4-G1", detail={})
+        store.save_notice(connection, notice, actor=store.SCORING)
+
+    assert before == ("normal", False, False)
+    assert heard(NOW - timedelta(hours=2)) == ("stale", True, True)
+    assert heard(NOW - timedelta(minutes=1)) == ("normal", False, False)
 
 
 def test_a_gate_shows_its_station_components_and_channels(client: TestClient) -> None:
