@@ -159,6 +159,8 @@ class _Ingest:
             started = time.monotonic()
             link = Subscription(self._settings, self._dialects.filters, self._dialects.unwanted)
             try:
+                with self._engine.connect() as connection:
+                    self._registry.keep_fresh(connection)  # a large fleet takes its time: nothing should wait for it
                 link.open()
                 ever_connected = True
                 self._connected(True)

@@ -151,6 +151,20 @@ def test_every_message_is_stored_once_and_none_waits_after_a_clean_stop(mosquitt
 
 
 @pytest.mark.broker
+def test_the_fleet_is_read_before_the_broker_is_asked_for_messages(mosquitto: Broker, engine: Engine) -> None:
+    asked: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda c, cursor, statement, *about: asked.append(statement))
+
+    with running(engine, mosquitto.url):
+        before = sum("FROM gates" in statement for statement in asked)
+        with sensor(mosquitto) as publish:
+            publish(reading(0).replace(b', "units": {"velocity_rms": "mm/s"}', b""))
+            eventually(lambda: tally(engine, "messages_quarantined") == 1)
+
+    assert before == sum("FROM gates" in statement for statement in asked) == 1
+
+
+@pytest.mark.broker
 def test_malformed_messages_are_counted_and_kept_with_their_reason_and_ingest_goes_on(mosquitto: Broker, engine: Engine) -> None:
     before = ingest.RECEIVED.labels("quarantined")._value.get()
     wrong_unit = reading(1).replace(b"mm/s", b"furlong")
