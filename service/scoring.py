@@ -13,6 +13,7 @@ the process's loop.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -218,10 +219,16 @@ def _begin_work(
 ) -> None:
     engine = historian.connect(url)
     _at_work.append(lambda gate_ids: list(_score_chunk(engine, model, challenger, gate_ids, as_ofs, now, public_url)))
+    # what stays need not be searched for circles again and again; once a chunk is often enough
+    gc.freeze()
+    gc.disable()
 
 
 def _work(gate_ids: Sequence[str]) -> Counted:
-    return _at_work[-1](gate_ids)
+    try:
+        return _at_work[-1](gate_ids)
+    finally:
+        gc.collect()
 
 
 def _score_chunk(
