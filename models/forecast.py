@@ -11,9 +11,10 @@ on where this class lives.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -475,14 +476,14 @@ def fit(
         parts = _fit_scale(x)
         z = scale(x, parts)
         del x
-        expanded = _expanded(in_steps(z), at, teaching.horizon_d)
+        expanded = _expanded(z, at, teaching.horizon_d, in_steps)
         parts["trees"] = {POOLED: _fit_trees(expanded, teaching, settings, n_failures, seed)}
         n_rich = len(np.unique(failures[rich & (failures >= 0)]))
         if len(of_others.y) and n_rich >= RICH_SHARE * n_failures:
             parts["trees"][RICH] = _fit_trees(expanded[: len(of_rich.y)], of_rich, settings, n_rich, seed)
         del expanded
         kinds = kinds_of(rows)
-        expanded = _expanded(with_hinges(z, np.float32), at, np.log(teaching.horizon_d))
+        expanded = _expanded(z, at, np.log(teaching.horizon_d), partial(with_hinges, dtype=np.float32))
         parts["logistic"] = _fit_logistics(expanded, teaching, settings, kinds[teaching.place], failures)
         del expanded
         modes = _fit_modes(z, labels.iloc[used], failures[used])
@@ -533,12 +534,13 @@ def draw_teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_r
     return Teaching(place[known], horizon_d[known].astype(float), came[known].astype(float), weight[known])
 
 
-def _expanded(z: FloatArray, at: IntArray, horizon: FloatArray) -> FloatArray:
-    """Rows `at` of `z` with the horizon as one more column, piece by piece: a second copy of them all would be a gigabyte."""
-    out = np.empty((len(at), z.shape[1] + 1), dtype=z.dtype)
+def _expanded(z: FloatArray, at: IntArray, horizon: FloatArray, shown: Callable[[FloatArray], npt.NDArray[Any]]) -> FloatArray:
+    """Rows `at` of `z` as they are `shown`, and the horizon as one more column; piece by piece, as copies of all take gigabytes."""
+    one = shown(z[:1])
+    out = np.empty((len(at), one.shape[1] + 1), dtype=one.dtype)
     for start in range(0, len(at), _ROWS_AT_ONCE):
         piece = slice(start, start + _ROWS_AT_ONCE)
-        out[piece, :-1] = z[at[piece]]
+        out[piece, :-1] = shown(z[at[piece]])
     out[:, -1] = horizon
     return out
 
