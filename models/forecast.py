@@ -535,7 +535,7 @@ def draw_teaching(labels: pd.DataFrame, usable: npt.NDArray[np.bool_], healthy_r
 
 
 def _expanded(z: FloatArray, at: IntArray, horizon: FloatArray, shown: Callable[[FloatArray], npt.NDArray[Any]]) -> FloatArray:
-    """Rows `at` of `z` as they are `shown`, and the horizon as one more column; piece by piece, as copies of all take gigabytes."""
+    """Rows `at` of `z` as they are `shown`, and the horizon as one more column; piece by piece: copies of all take gigabytes."""
     one = shown(z[:1])
     out = np.empty((len(at), one.shape[1] + 1), dtype=one.dtype)
     for start in range(0, len(at), _ROWS_AT_ONCE):
