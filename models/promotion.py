@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from models import registry
+from models.backtest import learnt_gates
 from models.evaluate import Estimate, EvaluationError, compare, evaluate, table
 from models.labels import History
 from models.policy import Policy
-from models.train import TrainingError, data_sha256, ends_of, hoist_types, learnt_gates
+from models.train import TrainingError, data_sha256, ends_of, hoist_types
 from pipeline.dataset import Dataset
 from pipeline.errors import BadInput
 from pipeline.features import from_dataset

@@ -7,6 +7,7 @@ calibration of this site. Below 60 gate-years nothing is registered, because wha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,21 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from models import drift, registry
+from models.backtest import learnt_from, rows_between
 from models.card import tuned_card
-from models.forecast import Forecaster, calibrate, failure_count
+from models.fitting import calibrate, failure_count
+from models.forecast import Forecaster
 from models.labels import FloatArray, History, failures_per_gate, gate_folds, label, outcome
 from models.policy import BUDGET_PER_GATE_YEAR, ENOUGH_GATE_YEARS, Policy, Replay, tune
-from models.train import (
-    CALIBRATED_AT_D,
-    FOLDS,
-    Progress,
-    TrainingError,
-    data_sha256,
-    learnt_from,
-    record_ends,
-    record_starts,
-    rows_between,
-)
+from models.train import CALIBRATED_AT_D, FOLDS, Progress, TrainingError, data_sha256, record_ends, record_starts
 from pipeline.dataset import Dataset
 
 
@@ -77,18 +70,16 @@ def retune(
     known = learnt_from(dataset, parent, from_, rows)
     left_out = len(known)
     rows = rows[~rows["gate_id"].isin(known)].reset_index(drop=True)
-    history = History(dataset.maintenance)
-    failures = failures_per_gate(dataset.maintenance, sorted(set(rows["gate_id"])))
-    log_odds = parent.forecaster.log_odds(rows)
-    recalibrated = recalibrate(parent.forecaster, rows, log_odds, history, ends, failures)
-    forecasts = (recalibrated or parent.forecaster).assemble(rows, log_odds)
-    replay = Replay(forecasts, history, ends)
-    policy = tune(
-        replay,
+    found = tune_on(
+        rows,
+        dataset.maintenance,
+        ends,
+        parent.forecaster,
         budget_per_gate_year=budget_per_gate_year,
         fallback=parent.policy.open_at,
         enough_gate_years=enough_gate_years,
     )
+    policy, recalibrated = found.policy, found.recalibrated
     if not policy.calibrated_here:
         raise TrainingError(_refusal(parent, policy, left_out, enough_gate_years))
     tuned = {
@@ -100,7 +91,7 @@ def retune(
         "simulated": "simul" in dataset.source.lower(),
         "first_as_of": from_.isoformat(),
         "last_as_of": to.isoformat(),
-        "gates": len(replay.gate_ids),
+        "gates": len(found.replay.gate_ids),
         "gates_left_out": left_out,
         "gate_years": policy.tuned_gate_years,
         "false_alarms": policy.tuned_false_alarms,
@@ -116,9 +107,52 @@ def retune(
         card=tuned_card(card, version, policy.as_dict(), tuned),
         recalibrated=recalibrated,
         # where probabilities are others, so are the scores that drift is told by
-        reference=drift.learn(drift.gate_days(rows, forecasts)) if recalibrated else None,
+        reference=drift.learn(drift.gate_days(rows, found.forecasts)) if recalibrated else None,
         created_at=created_at.isoformat() if created_at else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes
+    ----------
+    recalibrated : the forecaster with the site's calibration; None where its own forecasts as well
+    forecasts, replay : of the rows tuned on, by that forecaster
+    """
+
+    policy: Policy
+    recalibrated: Forecaster | None
+    forecasts: pd.DataFrame
+    replay: Replay
+
+
+def tune_on(
+    rows: pd.DataFrame,
+    maintenance: pd.DataFrame,
+    ends: Mapping[str, datetime],
+    forecaster: Forecaster,
+    *,
+    budget_per_gate_year: float,
+    fallback: float,
+    enough_gate_years: float,
+) -> Tuned:
+    """Calibrate a forecaster on feature rows of gates it has not learnt from, and choose its threshold on them.
+
+    Parameters
+    ----------
+    maintenance, ends : records of these gates, and where each one's record ends
+    budget_per_gate_year, fallback, enough_gate_years : as `models.policy.tune` takes them
+    """
+    history = History(maintenance)
+    failures = failures_per_gate(maintenance, sorted(set(rows["gate_id"])))
+    log_odds = forecaster.log_odds(rows)
+    recalibrated = recalibrate(forecaster, rows, log_odds, history, ends, failures)
+    forecasts = (recalibrated or forecaster).assemble(rows, log_odds)
+    replay = Replay(forecasts, history, ends)
+    policy = tune(replay, budget_per_gate_year=budget_per_gate_year, fallback=fallback, enough_gate_years=enough_gate_years)
+    return Tuned(policy, recalibrated, forecasts, replay)
 
 
 def recalibrate(
@@ -141,6 +175,8 @@ def recalibrate(
     -----
     Better is a smaller log loss at the calibrated horizons, summed over the rows of all folds.
     """
+    if not failures:
+        return None
     at = [forecaster.horizons_d.index(horizon_d) for horizon_d in CALIBRATED_AT_D]
     labels, log_odds = label(rows, history, ends), log_odds[:, at]
     y = np.column_stack([outcome(labels, horizon_d) for horizon_d in CALIBRATED_AT_D])
@@ -149,8 +185,6 @@ def recalibrate(
         return calibrate(forecaster, log_odds[use], y[use], failure_count(rows[use], labels[use]))
 
     before = after = 0.0
-    if not failures:
-        return None
     for fold in gate_folds(failures, FOLDS, seed=0):
         held_out = rows["gate_id"].isin(fold).to_numpy()
         before += _log_loss(forecaster, log_odds[held_out], y[held_out])

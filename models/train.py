@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from models import baselines, drift, registry, signing
 from models.card import model_card
 from models.data_card import data_card
 from models.evaluate import compare, evaluate, table
-from models.forecast import COLUMNS, Forecaster, Settings, calibrate, failure_count, fit
+from models.fitting import Settings, calibrate, failure_count, fit
+from models.forecast import Forecaster
 from models.labels import HORIZON_DAYS, FloatArray, History, Split, failures_per_gate, gate_folds, hold_out, label, outcome
 from models.leaks import refuse_leaks
 from models.policy import BUDGET_PER_GATE_YEAR, NEVER, SHIPPED_OPEN_AT, YEAR_DAYS, Policy, Replay, tune
@@ -519,119 +520,3 @@ def _golden_rows(forecaster: Forecaster, rows: pd.DataFrame) -> pd.DataFrame:
     gates = forecasts[forecasts["component"] == ""].sort_values(["p_14d", "gate_id", "as_of"], ignore_index=True)
     picked = gates.iloc[np.unique(np.linspace(0, len(gates) - 1, GOLDEN_DAYS).round().astype(int))]
     return scored.merge(picked[["gate_id", "as_of"]], on=["gate_id", "as_of"])
-
-
-def backtest(
-    dataset: Dataset,
-    model: registry.Model,
-    from_: datetime,
-    to: datetime,
-    *,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Forecast every gate at every UTC midnight from `from_` to `to`, both included, as the live service would have.
-
-    Returns
-    -------
-    DataFrame
-        A forecast file. Its ``attrs`` say with which ``policy`` the model is deployed and which of the gates the model had
-        ``learnt_from``: those of its own training data, by its hash or, where a site's record has grown since, by their
-        names; figures on them prove nothing.
-    """
-    rows = rows_between(dataset, from_, to, progress)
-    forecasts = model.forecaster.predict(rows)
-    forecasts.attrs = {"policy": model.policy.as_dict(), "learnt_from": learnt_from(dataset, model, from_, rows)}
-    return forecasts
-
-
-def rows_between(dataset: Dataset, from_: datetime, to: datetime, progress: Progress | None = None) -> pd.DataFrame:
-    """Feature rows of every gate at every UTC midnight from `from_` to `to`, both included."""
-    if to < from_:
-        raise TrainingError(f"the backtest must end on or after {from_:%Y-%m-%d}; got {to:%Y-%m-%d}")
-    days = [from_ + timedelta(days=n) for n in range((to - from_).days + 1)]
-    say = progress or _silent
-    return from_dataset(dataset, days, progress=lambda done, of: say("features", done, of))
-
-
-def learnt_from(dataset: Dataset, model: registry.Model, from_: datetime, rows: pd.DataFrame) -> list[str]:
-    """Gates of rows from `from_` on that a model has learnt from."""
-    training = model.manifest["training"]
-    if from_ > datetime.fromisoformat(training["development_until"]):
-        return []
-    return sorted(learnt_gates(dataset.gate_ids, data_sha256(dataset), training) & set(rows["gate_id"]))
-
-
-def learnt_gates(gate_ids: Sequence[str], data_sha256: str, training: Mapping[str, Any]) -> set[str]:
-    """Gates of a dataset, known by its hash, that a model learnt from at any time."""
-    if data_sha256 == training["data_sha256"]:
-        return set(gate_ids) - set(training["test_gates"])
-    # a site's record has grown since; simulated gates share their names with every other simulated fleet
-    return set() if training["simulated"] else set(training.get("learnt_gates", ())) & set(gate_ids)
-
-
-def write_forecasts(forecasts: pd.DataFrame, path: str | Path) -> None:
-    """Write a forecast file (DATASET format) as Parquet; its ``attrs`` travel in the file's metadata."""
-    absent = {"lost": pd.Series("", index=forecasts.index), "failure_mode_share": pd.Series(np.nan, index=forecasts.index)}
-    columns = {**absent, **{name: forecasts[name] for name in COLUMNS if name in forecasts}}
-    table_ = pa.Table.from_arrays(
-        [pa.array(columns[field.name], type=field.type, from_pandas=True) for field in _SCHEMA], schema=_SCHEMA
-    )
-    about = json.dumps(forecasts.attrs, sort_keys=True).encode()
-    pq.write_table(table_.replace_schema_metadata({b"sluicewatch": about}), Path(path), compression="zstd")
-
-
-def read_forecasts(path: str | Path) -> pd.DataFrame:
-    """Read a forecast file, ours or another's; an empty component becomes ``""``.
-
-    Where they are absent, ``lost`` becomes ``""`` and ``failure_mode_share`` NaN.
-
-    Raises
-    ------
-    TrainingError
-        The file is missing, is not Parquet or lacks columns.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise TrainingError(f"forecast file {str(file)!r} does not exist")
-    try:
-        read = pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise TrainingError(f"{file.name} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    needed = ("gate_id", "component", "as_of", "verdict", "p_7d", "p_14d")
-    missing = [name for name in needed if name not in read.column_names]
-    if missing:
-        raise TrainingError(f"{file.name} lacks the columns {', '.join(missing)}")
-    frame: pd.DataFrame = read.to_pandas()
-    if not pd.api.types.is_datetime64_any_dtype(frame["as_of"]):
-        raise TrainingError(f"{file.name}: as_of must be a timestamp; got {frame['as_of'].dtype}")
-    frame["as_of"] = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[ms, UTC]")
-    frame["component"] = frame["component"].astype(object).where(frame["component"].notna(), "")
-    if "lost" not in frame:
-        frame["lost"] = ""
-    if "failure_mode_share" not in frame:
-        frame["failure_mode_share"] = np.nan
-    about = (read.schema.metadata or {}).get(b"sluicewatch")
-    frame.attrs = json.loads(about) if about else {}
-    return frame
-
-
-_SCHEMA = pa.schema(
-    [
-        ("gate_id", pa.string()),
-        ("component", pa.string()),
-        ("as_of", pa.timestamp("ms", tz="UTC")),
-        ("verdict", pa.string()),
-        ("reason", pa.string()),
-        ("p_7d", pa.float64()),
-        ("p_14d", pa.float64()),
-        ("p_21d", pa.float64()),
-        ("ttf_p10_d", pa.float64()),
-        ("ttf_p50_d", pa.float64()),
-        ("ttf_p90_d", pa.float64()),
-        ("failure_mode", pa.string()),
-        ("failure_mode_share", pa.float64()),
-        ("lost", pa.string()),
-        ("model_version", pa.string()),
-        ("curve", pa.list_(pa.float64())),
-    ]
-)

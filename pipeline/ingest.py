@@ -126,6 +126,7 @@ def run_ingest(
         _Ingest(engine, settings, stop, clock, state or IngestState(), dialects).run()
     finally:
         gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 class _Ingest:

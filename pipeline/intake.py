@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.adapters import Decoded, Gate, Message
 from pipeline.adapters.dialects import NATIVE, Dialects
 from pipeline.historian import to_ms
@@ -292,7 +292,7 @@ def store_messages(
         (series_id, ts_ms, *cells) for series_id, instants in sorted(rows.items()) for ts_ms, cells in sorted(instants.items())
     ]
     stored.conflicts += historian.store_readings(connection, in_key_order)
-    historian.mark_dirty(connection, days)
+    cut_days.mark_dirty(connection, days)
     historian.mark_seen(connection, newest)
     historian.mark_connected(connection, connected, now)
     historian.put_in_quarantine(connection, refused)

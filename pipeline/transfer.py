@@ -17,7 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.dataset import TABLES, Dataset, DatasetError, write_readings, write_tables
 from pipeline.historian import to_ms
 from pipeline.readings import DAY_MS, find_quantity
@@ -84,7 +84,7 @@ def _import_gate(engine: Engine, gate_id: str, frame: pd.DataFrame) -> int:
             days = np.unique(ts_ms[at] // DAY_MS) * DAY_MS
             with historian.writing(engine) as connection:
                 historian.store_readings(connection, rows)
-                historian.mark_dirty(connection, {(gate_id, day_ms) for day_ms in days.tolist()})
+                cut_days.mark_dirty(connection, {(gate_id, day_ms) for day_ms in days.tolist()})
                 historian.mark_seen(connection, {gate_id: int(ts_ms[at].max())})
             written += len(rows)
     return written

@@ -17,7 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from pipeline import features, historian, operations
+from pipeline import cut_days, features, historian, operations
 from pipeline.cycles import Records
 from pipeline.historian import to_ms, writing
 from pipeline.readings import DAY_MS
@@ -45,7 +45,7 @@ def refresh_operations(engine: Engine, gate_ids: Sequence[str], as_of: datetime)
         for _ in range(TRIES):
             # before the readings: where one comes between, the mark is another all the same
             with engine.connect() as connection:
-                marks = historian.load_marks(connection, some, before_ms)
+                marks = cut_days.load_marks(connection, some, before_ms)
             if not marks:
                 break
             done += sum(_make_anew(engine, batch, before_ms) for batch in _batches(marks))
@@ -64,7 +64,7 @@ def _make_anew(engine: Engine, marks: Mapping[str, Mapping[int, int]], before_ms
             # wait for ingest to commit what it has marked; its next mark waits for us. Without it a reading could be stored, and
             # its mark go, between our look at the marks and our own writing.
             connection.execute(sa.text("LOCK TABLE dirty_days IN SHARE ROW EXCLUSIVE MODE"))
-        now = historian.load_marks(connection, list(marks), before_ms)
+        now = cut_days.load_marks(connection, list(marks), before_ms)
         same = [
             (gate_id, run_ms, cut)
             for (gate_id, run_ms), cut in zip(runs, cuts, strict=True)
@@ -93,16 +93,16 @@ def _cut(connection: Connection, runs: Sequence[_Run]) -> list[operations.Segmen
 
 def replace_days(connection: Connection, cuts: Sequence[tuple[str, Sequence[int], operations.Segmented]]) -> None:
     """Put what was cut from whole days of gates in place of what the historian has of them."""
-    known = historian.load_summary_names(connection, sorted({gate_id for gate_id, _, _ in cuts}))
+    known = cut_days.load_summary_names(connection, sorted({gate_id for gate_id, _, _ in cuts}))
     rows: dict[str, list[tuple[Any, ...]]] = {"operations": [], "days": []}
     for gate_id, _, cut in cuts:
         for told_of, frame in (("operations", cut.operations), ("days", cut.days)):
             keys, where = operations.KEYS[told_of], (gate_id, told_of)
             wanted = [name for name in frame.columns if name not in keys]
-            known[where] = historian.grow_summary_names(connection, *where, known.get(where, ()), wanted)
+            known[where] = cut_days.grow_summary_names(connection, *where, known.get(where, ()), wanted)
             rows[told_of] += [(gate_id, *row) for row in operations.to_rows(frame, keys, known[where])]
     whole_days = [(gate_id, day_ms) for gate_id, days_ms, _ in cuts for day_ms in days_ms]
-    historian.replace_days(connection, whole_days, rows["operations"], rows["days"])
+    cut_days.replace_days(connection, whole_days, rows["operations"], rows["days"])
 
 
 def _runs(days_ms: Iterable[int], longest: int = 31) -> list[list[int]]:
@@ -142,17 +142,17 @@ def load_histories(connection: Connection, gate_ids: Sequence[str], as_ofs: Sequ
         if interval_s is not None:
             intervals_s[gate_id][".".join(part for part in (component, point, quantity) if part)] = interval_s
     maintenance = load_maintenance(connection, gate_ids)
-    first_ms = historian.first_days(connection, gate_ids)
+    first_ms = cut_days.first_days(connection, gate_ids)
     spans: list[historian.Span] = []
     for gate_id in gate_ids:
         if gate_id in first_ms:
             needed = features.needed_spans(maintenance[gate_id], sorted({"station", *named[gate_id]}), first_ms[gate_id], as_ofs)
             spans += [(gate_id, since_ms, before_ms) for since_ms, before_ms in needed]
-    names = historian.load_summary_names(connection, gate_ids)
+    names = cut_days.load_summary_names(connection, gate_ids)
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     for table in (historian.operations, historian.days):
         keys = operations.KEYS[table.name]
-        rows = historian.load_spans(connection, table, spans)
+        rows = cut_days.load_spans(connection, table, spans)
         of_gate = {gate_id: [row[1:] for row in group] for gate_id, group in groupby(rows, itemgetter(0))}
         frames[table.name] = {
             gate_id: operations.from_rows(of_gate.get(gate_id, ()), keys, names.get((gate_id, table.name), ()))

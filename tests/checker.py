@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.readings import DAY_MS
 from service.live_features import refresh_operations
 
@@ -62,10 +62,10 @@ def used_rows(engine: Engine, gate_ids: list[str]) -> dict[tuple[str, int], int]
     refresh_operations(engine, gate_ids, datetime(2100, 1, 1, tzinfo=UTC))
     found = {}
     with engine.connect() as connection:
-        names = historian.load_summary_names(connection, gate_ids)
+        names = cut_days.load_summary_names(connection, gate_ids)
         for gate_id in gate_ids:
             place = names[gate_id, "days"].index("readings")
-            for day_ms, summary in historian.load_days(connection, gate_id, 0, 2**52):
+            for day_ms, summary in cut_days.load_days(connection, gate_id, 0, 2**52):
                 found[gate_id, int(day_ms)] = int(memoryview(summary).cast("d")[place])  # type: ignore[arg-type]
     return found
 

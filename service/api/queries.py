@@ -12,7 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.historian import from_ms, to_ms
 from pipeline.operations import KEYS, from_rows, segment, summaries
 from pipeline.readings import DAY_MS
@@ -86,9 +86,9 @@ def gate_standings(connection: Connection, now: datetime) -> list[GateStanding]:
     ]
 
 
-def _silent_since(connection: Connection) -> dict[str, datetime]:
-    """Since when each gate is silent whose silence has been told of."""
-    return {notice.gate_id or "": notice.opened_at for notice in store.open_notices(connection, STALE)}
+def _silent_since(connection: Connection, gate_id: str | None = None) -> dict[str, datetime]:
+    """Since when each gate (or the one) is silent whose silence has been told of."""
+    return {notice.gate_id or "": notice.opened_at for notice in store.open_notices(connection, STALE, gate_id)}
 
 
 def _newest_gate_rows(connection: Connection) -> dict[str, store.Row]:
@@ -111,7 +111,7 @@ def gate_standing(connection: Connection, gate_id: str, now: datetime) -> GateSt
         return None
     forecast = store.latest_forecast(connection, gate_id)
     alerts = list(store.unresolved_alerts(connection, [gate_id]).values())
-    return standing(dict(gate), forecast[0] if forecast else None, alerts, now, _silent_since(connection).get(gate_id))
+    return standing(dict(gate), forecast[0] if forecast else None, alerts, now, _silent_since(connection, gate_id).get(gate_id))
 
 
 def stations(connection: Connection) -> dict[str, store.Row]:
@@ -254,7 +254,7 @@ def operations_before(connection: Connection, gate_id: str, start_ms: int, befor
         .order_by(table.c.started_ms.desc())
         .limit(limit)
     )
-    names = historian.load_summary_names(connection, [gate_id]).get((gate_id, "operations"), ())
+    names = cut_days.load_summary_names(connection, [gate_id]).get((gate_id, "operations"), ())
     return _operations(from_rows([tuple(row) for row in connection.execute(query)], KEYS["operations"], names))
 
 
@@ -339,7 +339,7 @@ def operations_up_to_now(connection: Connection, gate_id: str, start_ms: int, en
 
     Such days are cut from their readings here; more than three of them (a gate just imported) wait for the scoring run.
     """
-    dirty = historian.load_dirty_days(connection, [gate_id], end_ms).get(gate_id, [])[-3:]
+    dirty = cut_days.load_dirty_days(connection, [gate_id], end_ms).get(gate_id, [])[-3:]
     stored = operations_before(connection, gate_id, start_ms, end_ms, limit=10_000)[::-1]
     found = [one for one in stored if to_ms(one.started_at) // DAY_MS * DAY_MS not in dirty]
     for day_ms in dirty:

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -39,28 +39,37 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from models import baselines, registry
-from models import forecast as product
 from models.baselines import Baseline
 from models.evaluate import Estimate, compare, evaluate
-from models.forecast import Forecaster, Settings, calibrate, failure_count, feature_matrix, fit
-from models.labels import HORIZON_DAYS, FloatArray, History, failures_per_gate, gate_folds, hold_out, label, outcome
+from models.labels import HORIZON_DAYS, FloatArray, History, label, outcome
 from models.pictures import draw
 from models.policy import BUDGET_PER_GATE_YEAR, EVIDENCE_DAYS, NEVER, YEAR_DAYS, Policy, Replay, tune
 from models.promotion import compare_files
-from models.retune import recalibrate
-from models.train import CALIBRATED_AT_D, FOLDS, hoist_types, read_forecasts, record_ends, train, write_forecasts
+from models.retune import tune_on
+from models.train import hoist_types, record_ends, train
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.features import FEATURES, from_dataset
+from pipeline.features import FEATURES
 from pipeline.readings import DAY_MS, quantity_of
-from pipeline.simulator import write_dataset
-from pipeline.simulator.oracle import oracle
-from pipeline.simulator.scenarios import SCENARIOS
 from pipeline.simulator.truth import read_truth
+from service.bench.forecast_work import (
+    Pool,
+    Sizes,
+    Work,
+    features_of,
+    fleet_of,
+    made,
+    model_on,
+    oracle_of,
+    pool_of,
+    test_fleets,
+    training_fleet,
+    write_whole,
+)
+from service.bench.lightgbm_peer import learn_peer
 from service.bench.report import BenchError, Figure, document, machine
 from service.bench.sensor_faults import sensor_faults
 
 ORACLE = "oracle"
-RUNG = "O3"
 FEWEST_CHANNELS = ("velocity_rms", "temperature")
 ONE_MORE: Mapping[str, tuple[str, ...]] = {
     "acceleration": ("acceleration_rms", "acceleration_peak"),
@@ -77,64 +86,6 @@ ELSEWHERE = "new_fleet"
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How large the bench is. One work folder holds one size.
-
-    Attributes
-    ----------
-    seeds : of the test fleets; ``tuning_seed``: of the fleet on which opponents get their thresholds; ``scenario_seed``: of
-        the fleets of other worlds; ``site_seeds``: of the sites of `site`
-    training_gates, training_seed : of the fleet that the shipped model learnt from, as the Makefile says; it has as many days
-    splits : how many times gates are dealt anew for tuning and counting
-    struck_gates : healthy gates that get a sensor fault, of each kind
-    timed_gates, timed_seed : of the fleet on which training is timed
-    tuning_gate_years : what a site tunes on in another world
-    site_gate_years : what a site has when it asks whether to retrain
-    settings : with which opponents learn
-    """
-
-    gates: int = 110
-    days: int = 720
-    seeds: tuple[int, ...] = (101, 102, 103)
-    tuning_seed: int = 104
-    scenario_seed: int = 105
-    site_seeds: tuple[int, ...] = (111, 112, 113)
-    scenarios: tuple[str, ...] = tuple(SCENARIOS)
-    training_gates: int = 600
-    training_seed: int = 2026
-    splits: int = 200
-    struck_gates: int = 100
-    timed_gates: int = 203
-    timed_seed: int = 107
-    tuning_gate_years: float = 60.0
-    site_gate_years: float = 60.0
-    hazard_scale: float = 1.0
-    settings: Settings = field(default_factory=Settings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    folder: Path
-    sizes: Sizes
-    jobs: int
-    model: registry.Model
-
-    @property
-    def budget(self) -> float:
-        return self.model.policy.budget_per_gate_year
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """Forecast files of several fleets as one, by name; gate ids begin with the fleet's name."""
-
-    files: Mapping[str, pd.DataFrame]
-    history: History
-    observed_until: Mapping[str, datetime]
-    hoists: Mapping[str, str]
-
-
 def bench_forecast(
     folder: Path, parts: Sequence[str], sizes: Sizes | None = None, *, jobs: int = 2, progress: Progress | None = None
 ) -> list[Figure]:
@@ -147,21 +98,21 @@ def bench_forecast(
     """
     folder.mkdir(parents=True, exist_ok=True)
     registry.seed(folder / "registry")
-    work = _Work(folder, sizes or Sizes(), jobs, registry.load(folder / "registry"))
+    work = Work(folder, sizes or Sizes(), jobs, registry.load(folder / "registry"))
     _claim(work)
     for number, name in enumerate(parts):
         if not (folder / f"{name}.json").exists():
-            _write_whole(folder / f"{name}.json", document(PARTS[name](work), machine()))
+            write_whole(folder / f"{name}.json", document(PARTS[name](work), machine()))
         if progress is not None:
             progress(number + 1, len(parts))
     return [figure for name in PARTS for figure in _done(folder / f"{name}.json")]
 
 
-def _claim(work: _Work) -> None:
+def _claim(work: Work) -> None:
     about = json.loads(json.dumps({"model": work.model.version, "sizes": asdict(work.sizes)}))
     file = work.folder / "about.json"
     if not file.exists():
-        _write_whole(file, json.dumps(about, indent=2))
+        write_whole(file, json.dumps(about, indent=2))
     elif json.loads(file.read_text(encoding="utf-8")) != about:
         raise BenchError(f"{work.folder} holds work of another size or model ({file.name} tells); take a new folder")
 
@@ -172,104 +123,15 @@ def _done(file: Path) -> list[Figure]:
     return [Figure.from_dict(figure) for figure in json.loads(file.read_text(encoding="utf-8"))["figures"]]
 
 
-def _write_whole(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(file)
-
-
-def _fleet(work: _Work, seed: int, scenario: str = "", gates: int | None = None) -> Dataset:
-    """A fleet, simulated when it is not there yet."""
-    name = f"fleet-{seed}-{scenario}" if scenario else f"fleet-{seed}"
-
-    def make(part: Path) -> None:
-        write_dataset(
-            part,
-            gates=gates or work.sizes.gates,
-            days=work.sizes.days,
-            seed=seed,
-            scenario=scenario,
-            hazard_scale=work.sizes.hazard_scale,
-            jobs=work.jobs,
-        )
-
-    return open_dataset(_made(work.folder / name, make))
-
-
-def _training_fleet(work: _Work, scenario: str = "") -> Dataset:
-    return _fleet(work, work.sizes.training_seed, scenario, work.sizes.training_gates)
-
-
-def _made(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that is there as a whole or not at all."""
-    if not folder.exists():
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        make(part)
-        part.rename(folder)
-    return folder
-
-
-def _features(work: _Work, dataset: Dataset) -> pd.DataFrame:
-    file = work.folder / f"features-{dataset.path.name}.parquet"
-    if not file.exists():
-        part = file.with_name(f"{file.name}.part")
-        from_dataset(dataset, jobs=work.jobs).to_parquet(part)
-        part.rename(file)
-    return pd.read_parquet(file)
-
-
-def _oracle(work: _Work, dataset: Dataset) -> pd.DataFrame:
-    file = dataset.path / f"oracle-{RUNG}.parquet"
-    if not file.exists():
-        part = file.with_name(f"{file.name}.part")
-        write_forecasts(oracle(dataset.path, RUNG, jobs=work.jobs), part)
-        part.rename(file)
-    return read_forecasts(file)
-
-
-def _pool(datasets: Sequence[Dataset], forecast: Callable[[Dataset], Mapping[str, pd.DataFrame]]) -> _Pool:
-    """Forecast fleets one after another and lay them together."""
-    files: dict[str, list[pd.DataFrame]] = {}
-    maintenance: list[pd.DataFrame] = []
-    observed_until: dict[str, datetime] = {}
-    hoists: dict[str, str] = {}
-    for dataset in datasets:
-        mark = f"{dataset.path.name}/"
-        for name, file in forecast(dataset).items():
-            files.setdefault(name, []).append(_lean(file).assign(gate_id=mark + file["gate_id"]))
-        maintenance.append(dataset.maintenance.assign(gate_id=mark + dataset.maintenance["gate_id"]))
-        observed_until |= {mark + gate_id: end for gate_id, end in record_ends(dataset).items()}
-        hoists |= {mark + gate_id: hoist for gate_id, hoist in hoist_types(dataset).items()}
-    pooled = {name: pd.concat(parts, ignore_index=True) for name, parts in files.items()}
-    return _Pool(pooled, History(pd.concat(maintenance, ignore_index=True)), observed_until, hoists)
-
-
-_JUDGED = ("gate_id", "component", "as_of", "verdict", "reason", "p_7d", "p_14d", "failure_mode", "model_version", "curve")
-
-
-def _lean(file: pd.DataFrame) -> pd.DataFrame:
-    """What is judged of a forecast file: the curves of components, most of its memory, are not."""
-    return file[list(_JUDGED)].assign(curve=file["curve"].where(file["component"] == ""))
-
-
-def _test_fleets(work: _Work) -> list[Dataset]:
-    return [_fleet(work, seed) for seed in work.sizes.seeds]
-
-
-def _model_on(work: _Work) -> Callable[[Dataset], dict[str, pd.DataFrame]]:
-    return lambda dataset: {"model": work.model.forecaster.predict(_features(work, dataset))}
-
-
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _fleets(work: _Work) -> list[Figure]:
+def _fleets(work: Work) -> list[Figure]:
     failures, rates = [], []
     for seed in (*work.sizes.seeds, work.sizes.tuning_seed):
-        dataset = _fleet(work, seed)
-        rows = _features(work, dataset)
-        _oracle(work, dataset)
+        dataset = fleet_of(work, seed)
+        rows = features_of(work, dataset)
+        oracle_of(work, dataset)
         if seed in work.sizes.seeds:
             failures.append(float((dataset.maintenance["kind"] == "failure").sum()))
             rates.append(_rate_14d(rows, dataset))
@@ -335,16 +197,16 @@ def _estimate(bench: str, measured: str, unit: str, found: Estimate, against: st
     return [Figure(bench, measured, unit, (value,), against, interval=(low, high))]
 
 
-def _core(work: _Work) -> list[Figure]:
+def _core(work: Work) -> list[Figure]:
     opponents, policies = _opponents(work)
 
     def forecast(dataset: Dataset) -> dict[str, pd.DataFrame]:
-        rows = _features(work, dataset)
-        files = {"model": work.model.forecaster.predict(rows), ORACLE: _oracle(work, dataset)}
+        rows = features_of(work, dataset)
+        files = {"model": work.model.forecaster.predict(rows), ORACLE: oracle_of(work, dataset)}
         return files | {name: opponent(rows).assign(curve=None) for name, opponent in opponents.items()}
 
-    datasets = _test_fleets(work)
-    pool = _pool(datasets, forecast)
+    datasets = test_fleets(work)
+    pool = pool_of(datasets, forecast)
     policies["model"] = work.model.policy
     reports = {
         name: evaluate(
@@ -378,10 +240,10 @@ def _core(work: _Work) -> list[Figure]:
     return figures
 
 
-def _opponents(work: _Work) -> tuple[dict[str, Baseline], dict[str, Policy]]:
+def _opponents(work: Work) -> tuple[dict[str, Baseline], dict[str, Policy]]:
     """What the model is compared with, and the thresholds of these and of the oracle; all learnt on the tuning fleet."""
-    dataset = _fleet(work, work.sizes.tuning_seed)
-    rows = _features(work, dataset)
+    dataset = fleet_of(work, work.sizes.tuning_seed)
+    rows = features_of(work, dataset)
     history, ends = History(dataset.maintenance), record_ends(dataset)
     per_day = float(-np.log1p(-_rate_14d(rows, dataset)) / 14)
     forest = baselines.isolation_forest(rows, FEATURES, seed=0)
@@ -390,15 +252,15 @@ def _opponents(work: _Work) -> tuple[dict[str, Baseline], dict[str, Policy]]:
         **baselines.SCORES,
         "isolation_forest": forest,
     }
-    files = {ORACLE: _oracle(work, dataset)} | {name: opponent(rows) for name, opponent in opponents.items()}
+    files = {ORACLE: oracle_of(work, dataset)} | {name: opponent(rows) for name, opponent in opponents.items()}
     return opponents, {name: _tuned(work, Replay(file, history, ends)) for name, file in files.items()}
 
 
-def _tuned(work: _Work, replay: Replay) -> Policy:
+def _tuned(work: Work, replay: Replay) -> Policy:
     return tune(replay, budget_per_gate_year=work.budget, fallback=NEVER, enough_gate_years=0.0)
 
 
-def _ratios(pool: _Pool, policies: Mapping[str, Policy], reports: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+def _ratios(pool: Pool, policies: Mapping[str, Policy], reports: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     """The model against the oracle, the operators' best and the isolation forest, gate by gate."""
 
     def against(name: str, *figures: str) -> Mapping[str, Estimate]:
@@ -421,7 +283,7 @@ def _ratios(pool: _Pool, policies: Mapping[str, Policy], reports: Mapping[str, M
     return figures
 
 
-def _nothing_wrong(datasets: Sequence[Dataset], pool: _Pool, policy: Policy) -> Figure:
+def _nothing_wrong(datasets: Sequence[Dataset], pool: Pool, policy: Policy) -> Figure:
     """The lenient count: false alarms in whose 28 days the truth knows no fault of the gate."""
     marked = [(f"{dataset.path.name}/", read_truth(dataset.path)) for dataset in datasets]
     truth = pd.concat([frame.assign(gate_id=mark + frame["gate_id"]) for mark, frame in marked], ignore_index=True)
@@ -438,8 +300,8 @@ def _nothing_wrong(datasets: Sequence[Dataset], pool: _Pool, policy: Policy) -> 
     return Figure("core", "false alarms, no fault in their 28 days", "/gate-year", (charged / max(replay.gate_years, 1e-9),))
 
 
-def _budget(work: _Work) -> list[Figure]:
-    pool = _pool(_test_fleets(work), _model_on(work))
+def _budget(work: Work) -> list[Figure]:
+    pool = pool_of(test_fleets(work), model_on(work))
     replay = Replay(pool.files["model"], pool.history, pool.observed_until)
     rng = np.random.default_rng(0)
     rates = []
@@ -454,16 +316,16 @@ def _budget(work: _Work) -> list[Figure]:
     ]
 
 
-def _two_channels(work: _Work) -> list[Figure]:
-    homes = _test_fleets(work)
+def _two_channels(work: Work) -> list[Figure]:
+    homes = test_fleets(work)
     bare = [_stripped(work, home, "two") for home in homes]
     of_home = {home.path.name: dataset for home, dataset in zip(homes, bare, strict=True)}
 
     def forecast(dataset: Dataset) -> dict[str, pd.DataFrame]:
         predict = work.model.forecaster.predict
-        return {"two": predict(_features(work, of_home[dataset.path.name])), "all": predict(_features(work, dataset))}
+        return {"two": predict(features_of(work, of_home[dataset.path.name])), "all": predict(features_of(work, dataset))}
 
-    pool = _pool(homes, forecast)
+    pool = pool_of(homes, forecast)
     policy = work.model.policy
     pair = {name: (file, policy) for name, file in pool.files.items()}
     ratios = compare(pair, pool.history, pool.observed_until)["all"]
@@ -477,23 +339,23 @@ def _two_channels(work: _Work) -> list[Figure]:
     return figures
 
 
-def _channels(work: _Work) -> list[Figure]:
-    home = _fleet(work, work.sizes.seeds[0])
+def _channels(work: Work) -> list[Figure]:
+    home = fleet_of(work, work.sizes.seeds[0])
     variants: dict[str, tuple[str, ...]] = {"velocity and temperature": (), **ONE_MORE}
     figures: list[Figure] = []
     predict, history, ends = work.model.forecaster.predict, History(home.maintenance), record_ends(home)
-    every = (predict(_features(work, home)), work.model.policy)
+    every = (predict(features_of(work, home)), work.model.policy)
     for name, added in variants.items():
         some = _stripped(work, home, f"with-{name.replace(' ', '-')}", added)
-        files = {"some": (predict(_features(work, some)), work.model.policy), "all": every}
+        files = {"some": (predict(features_of(work, some)), work.model.policy), "all": every}
         share = compare(files, history, ends, figures=("ap_14d",))["all"]["ap_14d"]
         told = f"with {name} too" if added else f"{name} alone"
         figures += _estimate("channels", f"{told}: AP at 14 d, share of that with all channels", "x", share)
     return figures
 
 
-def _stripped(work: _Work, home: Dataset, name: str, added: Sequence[str] = ()) -> Dataset:
-    return open_dataset(_made(work.folder / f"{home.path.name}-{name}", partial(_strip, home, (*FEWEST_CHANNELS, *added))))
+def _stripped(work: Work, home: Dataset, name: str, added: Sequence[str] = ()) -> Dataset:
+    return open_dataset(made(work.folder / f"{home.path.name}-{name}", partial(_strip, home, (*FEWEST_CHANNELS, *added))))
 
 
 def _strip(home: Dataset, quantities: Sequence[str], part: Path) -> None:
@@ -507,13 +369,13 @@ def _strip(home: Dataset, quantities: Sequence[str], part: Path) -> None:
         pq.write_table(pq.read_table(file, columns=kept), part / "readings" / file.name, compression="zstd")
 
 
-def _scenarios(work: _Work) -> list[Figure]:
+def _scenarios(work: Work) -> list[Figure]:
     """The whole record counts, the days before a scenario begins too; `home` is the same fleet without any."""
     figures: list[Figure] = []
     for scenario in ("", *work.sizes.scenarios):
         of = scenario or "home"
-        dataset = _fleet(work, work.sizes.scenario_seed, scenario)
-        files = {"model": work.model.forecaster.predict(_features(work, dataset)), ORACLE: _oracle(work, dataset)}
+        dataset = fleet_of(work, work.sizes.scenario_seed, scenario)
+        files = {"model": work.model.forecaster.predict(features_of(work, dataset)), ORACLE: oracle_of(work, dataset)}
         history, ends = History(dataset.maintenance), record_ends(dataset)
         policy = work.model.policy
         report = evaluate(files["model"], history, ends, policy=policy)
@@ -526,7 +388,7 @@ def _scenarios(work: _Work) -> list[Figure]:
     return figures
 
 
-def _tuned_on_the_spot(work: _Work, replay: Replay, of: str) -> list[Figure]:
+def _tuned_on_the_spot(work: Work, replay: Replay, of: str) -> list[Figure]:
     """False alarms of the other gates after tuning on so many gate-years; mean and 90 % range of gates dealt anew."""
     rng = np.random.default_rng(0)
     rates = []
@@ -546,22 +408,22 @@ def _tuned_on_the_spot(work: _Work, replay: Replay, of: str) -> list[Figure]:
     return [Figure("scenarios", measured, "/gate-year", found, should, interval=(float(low), float(high)))]
 
 
-def _in_domain(work: _Work) -> list[Figure]:
+def _in_domain(work: Work) -> list[Figure]:
     name = f"in-{ELSEWHERE.replace('_', '-')}"
     if not (work.folder / "registry" / name).exists():
-        home = _training_fleet(work, ELSEWHERE)
+        home = training_fleet(work, ELSEWHERE)
         train(
             home,
             registry_dir=work.folder / "registry",
             name=name,
             seed=work.model.manifest["training"]["seed"],
-            rows=_features(work, home),
+            rows=features_of(work, home),
             settings=work.sizes.settings,
             jobs=work.jobs,
         )
     native = registry.load(work.folder / "registry", name)
-    dataset = _fleet(work, work.sizes.scenario_seed, ELSEWHERE)
-    rows = _features(work, dataset)
+    dataset = fleet_of(work, work.sizes.scenario_seed, ELSEWHERE)
+    rows = features_of(work, dataset)
     files = {
         "model": (work.model.forecaster.predict(rows), work.model.policy),
         "native": (native.forecaster.predict(rows), native.policy),
@@ -578,12 +440,12 @@ def _in_domain(work: _Work) -> list[Figure]:
 _OF_SITES = ("ap_14d", "brier_skill_14d", "useful_share", "early_share", "false_alarms_per_gate_year")
 
 
-def _site(work: _Work) -> list[Figure]:
+def _site(work: Work) -> list[Figure]:
     """What a site gains by its first 60 gate-years. All are judged on the same gates and days: those after, a horizon later."""
     days = round(work.sizes.site_gate_years * YEAR_DAYS / work.sizes.gates)
     found: dict[str, list[float]] = {}
     for seed in work.sizes.site_seeds:
-        for measured, value in _one_site(work, _fleet(work, seed, ELSEWHERE), timedelta(days=days)).items():
+        for measured, value in _one_site(work, fleet_of(work, seed, ELSEWHERE), timedelta(days=days)).items():
             found.setdefault(measured, []).append(value)
     units = {measured: unit for _, measured, unit, _ in _FIGURES}
     return [
@@ -591,26 +453,30 @@ def _site(work: _Work) -> list[Figure]:
     ]
 
 
-def _one_site(work: _Work, home: Dataset, first: timedelta) -> dict[str, float]:
-    rows = _features(work, home)
+def _one_site(work: Work, home: Dataset, first: timedelta) -> dict[str, float]:
+    rows = features_of(work, home)
     until = rows["as_of"].min().to_pydatetime() + first
-    begun = open_dataset(_made(work.folder / f"{home.path.name}-begun", partial(_cut, home, until)))
+    begun = open_dataset(made(work.folder / f"{home.path.name}-begun", partial(_cut, home, until)))
     name = f"learnt-{home.path.name}".replace("_", "-")
     if not (work.folder / "registry" / name).exists():
         train(begun, registry_dir=work.folder / "registry", name=name, settings=work.sizes.settings, jobs=work.jobs)
     native = registry.load(work.folder / "registry", name)
     early, later = rows[rows["as_of"] <= until], rows[rows["as_of"] >= until + timedelta(days=HORIZON_DAYS)]
-    forecaster, log_odds = work.model.forecaster, work.model.forecaster.log_odds(early)
-    known, so_far = History(begun.maintenance), record_ends(begun)
-    failures = failures_per_gate(begun.maintenance, sorted(set(early["gate_id"])))
-    here = recalibrate(forecaster, early, log_odds, known, so_far, failures) or forecaster
-    replay = Replay(here.assemble(early, log_odds), known, so_far)
-    tuned = tune(replay, budget_per_gate_year=work.budget, fallback=work.model.policy.open_at, enough_gate_years=0.0)
+    shipped = work.model
+    tuned = tune_on(
+        early,
+        begun.maintenance,
+        record_ends(begun),
+        shipped.forecaster,
+        budget_per_gate_year=work.budget,
+        fallback=shipped.policy.open_at,
+        enough_gate_years=0.0,
+    )
     history, ends = History(home.maintenance), record_ends(home)
     files = {
         "retrained": (native.forecaster.predict(later), native.policy),
-        "as shipped": (forecaster.predict(later), work.model.policy),
-        "tuned": (here.predict(later), tuned),
+        "as shipped": (shipped.forecaster.predict(later), shipped.policy),
+        "tuned": ((tuned.recalibrated or shipped.forecaster).predict(later), tuned.policy),
     }
     told: dict[str, float] = {}
     for contender, (file, policy) in files.items():
@@ -638,14 +504,15 @@ def _cut(home: Dataset, until: datetime, part: Path) -> None:
     records[started < until].to_csv(part / "maintenance.csv", index=False, lineterminator="\n")
 
 
-def _peers(work: _Work) -> list[Figure]:
-    peer = _lightgbm(work)
+def _peers(work: Work) -> list[Figure]:
+    home = training_fleet(work)
+    peer = learn_peer(home, features_of(work, home), work.sizes.settings, work.model.manifest["training"]["seed"])
 
     def forecast(dataset: Dataset) -> dict[str, pd.DataFrame]:
-        rows = _features(work, dataset)
+        rows = features_of(work, dataset)
         return {"model": work.model.forecaster.predict(rows), "LightGBM": peer.predict(rows)}
 
-    pool = _pool(_test_fleets(work), forecast)
+    pool = pool_of(test_fleets(work), forecast)
     pair = {name: (file, work.model.policy) for name, file in pool.files.items()}
     wanted = ("ap_14d", "brier_skill_14d")
     found = compare(pair, pool.history, pool.observed_until, figures=wanted)["LightGBM"]
@@ -655,77 +522,7 @@ def _peers(work: _Work) -> list[Figure]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Peer(Forecaster):
-    """The shipped model's frame with the trees of LightGBM alone in it."""
-
-    def log_odds(self, rows: pd.DataFrame) -> FloatArray:
-        x = feature_matrix(rows, self.features)
-        scored = (rows["reason"] == "").to_numpy()
-        out = np.full((len(rows), len(self.horizons_d)), np.nan)
-        for column, horizon_d in enumerate(self.horizons_d):
-            asked = np.column_stack([x[scored], np.full(int(scored.sum()), horizon_d)])
-            out[scored, column] = self.parts["lightgbm"].predict(asked, raw_score=True, num_threads=1)
-        return out
-
-
-def _lightgbm(work: _Work) -> _Peer:
-    """LightGBM, taught and calibrated as `models.train` does it, on the rows of the shipped model's training fleet."""
-    dataset = _training_fleet(work)
-    rows = _features(work, dataset)
-    seed = work.model.manifest["training"]["seed"]
-    observed_until, history = record_ends(dataset), History(dataset.maintenance)
-    failures = failures_per_gate(dataset.maintenance, sorted(observed_until))
-    first, last = rows["as_of"].min().to_pydatetime(), rows["as_of"].max().to_pydatetime()
-    rows = rows[hold_out(failures, first, last, seed=seed).teaches(rows)].reset_index(drop=True)
-
-    def teach(some: pd.DataFrame) -> _Peer:
-        return _taught(some.reset_index(drop=True), history, observed_until, work.sizes.settings, seed)
-
-    here = {gate_id: failures[gate_id] for gate_id in sorted(set(rows["gate_id"]))}
-    log_odds: FloatArray = np.full((len(rows), len(product.HORIZONS_D)), np.nan)
-    for fold in gate_folds(here, FOLDS, seed=seed):
-        inside = rows["gate_id"].isin(fold).to_numpy()
-        log_odds[inside] = teach(rows[~inside]).log_odds(rows[inside])
-    labels = label(rows, history, observed_until)
-    at = [product.HORIZONS_D.index(horizon_d) for horizon_d in CALIBRATED_AT_D]
-    y = np.column_stack([outcome(labels, horizon_d) for horizon_d in CALIBRATED_AT_D])
-    calibrated = calibrate(teach(rows), log_odds[:, at], y, failure_count(rows, labels))
-    assert isinstance(calibrated, _Peer)
-    return calibrated
-
-
-def _taught(rows: pd.DataFrame, history: History, observed_until: Mapping[str, datetime], settings: Settings, seed: int) -> _Peer:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise BenchError(f"the part peers needs LightGBM ({error}); `make check` installs what development needs") from error
-    # rates, modes and the rest of the frame; its own trees are not asked
-    frame = fit(rows, history, observed_until, features=FEATURES, seed=seed, settings=replace(settings, trees=1, fewest_trees=1))
-    labels = label(rows, history, observed_until)
-    usable = (rows["reason"] == "").to_numpy() & labels["at_risk"].to_numpy()
-    teaching = product.draw_teaching(labels, usable, settings.healthy_rows, np.random.default_rng(seed))
-    x = np.column_stack([feature_matrix(rows, FEATURES)[teaching.place], teaching.horizon_d])
-    trees = min(settings.trees, max(settings.fewest_trees, failure_count(rows, labels)))
-    chosen = {
-        "objective": "binary",
-        "learning_rate": settings.learning_rate,
-        "num_leaves": settings.leaves,
-        "min_data_in_leaf": min(settings.rows_per_leaf, max(20, len(teaching.y) // 60)),
-        "lambda_l2": settings.l2,
-        "feature_fraction_bynode": settings.share_of_features,
-        "monotone_constraints": [0] * len(FEATURES) + [1],
-        "num_threads": 1,
-        "deterministic": True,
-        "seed": seed,
-        "verbose": -1,
-    }
-    data = lightgbm.Dataset(x, label=teaching.y, weight=teaching.weight)
-    kept = {part.name: getattr(frame, part.name) for part in fields(frame)}
-    return _Peer(**kept | {"parts": {**frame.parts, "lightgbm": lightgbm.train(chosen, data, num_boost_round=trees)}})
-
-
-def _sensor_faults(work: _Work) -> list[Figure]:
+def _sensor_faults(work: Work) -> list[Figure]:
     sizes = work.sizes
     return sensor_faults(
         work.model.forecaster,
@@ -738,10 +535,10 @@ def _sensor_faults(work: _Work) -> list[Figure]:
     )
 
 
-def _training(work: _Work) -> list[Figure]:
+def _training(work: Work) -> list[Figure]:
     """How long it takes from raw readings to a registered model, and how much memory, as a command of its own."""
     sizes = work.sizes
-    dataset = _fleet(work, sizes.timed_seed, gates=sizes.timed_gates)
+    dataset = fleet_of(work, sizes.timed_seed, gates=sizes.timed_gates)
     gate_years = sizes.timed_gates * sizes.days / YEAR_DAYS
     target = work.folder / "timed-registry"
     cache = work.folder / "timed-features"
@@ -762,7 +559,7 @@ def _training(work: _Work) -> list[Figure]:
     ]
 
 
-PARTS: Mapping[str, Callable[[_Work], list[Figure]]] = {
+PARTS: Mapping[str, Callable[[Work], list[Figure]]] = {
     "fleets": _fleets,
     "core": _core,
     "budget": _budget,

@@ -129,7 +129,7 @@ def simulate_oracle(folder: Path, rung: tuple[str, ...], jobs: int) -> None:
     sluicewatch simulate oracle fleet/
     sluicewatch evaluate --dataset fleet/ --forecasts fleet/oracle-O3.parquet
     """
-    from models.train import write_forecasts
+    from models.forecast_files import write_forecasts
     from pipeline.simulator.oracle import oracle
 
     for name in rung:

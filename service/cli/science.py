@@ -98,8 +98,8 @@ def backtest(folder: Path, registry: Path, model: str, from_: datetime, to: date
     sluicewatch backtest fleet/ --model champion --from 2024-03-01 --to 2024-06-30 --out forecasts.parquet
     """
     from models import registry as models
-    from models.train import backtest as run
-    from models.train import write_forecasts
+    from models.backtest import backtest as run
+    from models.forecast_files import write_forecasts
     from pipeline.dataset import open_dataset
 
     dataset = open_dataset(folder)
@@ -132,8 +132,9 @@ def evaluate(folder: Path, forecasts: Path, beside: tuple[str, ...], report: Pat
     import json
 
     from models.evaluate import table
+    from models.forecast_files import read_forecasts
     from models.pictures import draw
-    from models.train import judge, read_forecasts
+    from models.train import judge
     from pipeline.dataset import open_dataset
 
     named = [text.partition("=") for text in beside]

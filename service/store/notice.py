@@ -13,11 +13,13 @@ from service.store.forecast import gate_of
 from service.store.tables import Actor, Conflict, all_rows, first_row, notices
 
 
-def open_notices(connection: Connection, kind: str | None = None) -> list[Notice]:
-    """Notices that have not ended, oldest first."""
+def open_notices(connection: Connection, kind: str | None = None, gate_id: str | None = None) -> list[Notice]:
+    """Notices that have not ended, oldest first; of one kind, of one gate."""
     query = sa.select(notices).where(notices.c.closed_at.is_(None))
     if kind is not None:
         query = query.where(notices.c.kind == kind)
+    if gate_id is not None:
+        query = query.where(notices.c.gate_id == gate_id)
     return [Notice(**row) for row in all_rows(connection.execute(query.order_by(notices.c.opened_at, notices.c.notice_id)))]
 
 

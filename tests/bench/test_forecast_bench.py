@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from models.forecast import Settings
+from models.fitting import Settings
 from pipeline.dataset import open_dataset
 from pipeline.simulator.sensor_faults import SensorFault
-from service.bench.forecast import FEWEST_CHANNELS, ONE_MORE, PARTS, Sizes, bench_forecast
+from service.bench.forecast import FEWEST_CHANNELS, ONE_MORE, PARTS, bench_forecast
+from service.bench.forecast_work import Sizes
 from service.bench.report import BenchError, Figure
 from service.bench.sensor_faults import NO_FAULT, STRIKES, changed, healthy_seeds, is_named, strike, strikes
 

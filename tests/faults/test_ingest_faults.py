@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.engine import Engine
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.historian import to_ms
 from pipeline.readings import QUANTITIES
@@ -429,10 +429,10 @@ def all_that_follows(engine: Engine, dataset: Dataset) -> tuple[list[object], pd
     refresh_operations(engine, gate_ids, end)
     as_ofs = [datetime(2026, 2, 2, tzinfo=UTC) + timedelta(days=day) for day in range(REPLAYED_DAYS)]
     with engine.connect() as connection:
-        names = historian.load_summary_names(connection, gate_ids)
+        names = cut_days.load_summary_names(connection, gate_ids)
         kept: list[object] = []
         for gate_id in gate_ids:
-            for told_of, load in (("operations", historian.load_operations), ("days", historian.load_days)):
+            for told_of, load in (("operations", cut_days.load_operations), ("days", cut_days.load_days)):
                 # the order of a summary's numbers is that in which channels became known
                 order = np.argsort(np.array(names[gate_id, told_of]))
                 for *at, summary in load(connection, gate_id, 0, 2**52):

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from models import registry, signing
-from models.forecast import Forecaster, Settings, fit
+from models.fitting import Settings, fit
+from models.forecast import Forecaster
 from pipeline.dataset import open_dataset
 from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.forecast import Forecaster, Settings, fit
+from models.fitting import Settings, fit
+from models.forecast import Forecaster
 from tests.models import fleet
 
 SMALL = Settings(trees=50, fewest_trees=50, learning_rate=0.12, healthy_rows=4000)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from models.forecast import Forecaster, Settings, fit
+from models.fitting import Settings, fit
+from models.forecast import Forecaster
 from models.labels import History, label, outcome
 from models.policy import EVIDENCE_DAYS, Policy, Replay
 from tests.models.fleet import START, ToyFleet

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score
 
-from models.forecast import COLUMNS, Forecaster, ForecastError, calibrate, feature_matrix, fit
+from models.fitting import calibrate, fit
+from models.forecast import COLUMNS, Forecaster, ForecastError, feature_matrix
 from models.labels import label, outcome
 from tests.models import fleet
 from tests.models.conftest import SMALL

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 from sklearn.metrics import average_precision_score
 
 from models import promotion, registry
+from models.backtest import backtest
 from models.labels import History, label, outcome
 from models.promotion import Comparison, PromotionRefused, compare_models, promote, roll_back
 from models.registry import RegistryError
 from models.retune import retune
-from models.train import TrainingError, backtest, data_sha256, record_ends
+from models.train import TrainingError, data_sha256, record_ends
 from pipeline.dataset import open_dataset
 from pipeline.features import from_dataset
 from pipeline.simulator import write_dataset

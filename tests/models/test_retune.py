@@ -14,11 +14,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from models import registry
+from models.backtest import backtest
 from models.labels import History
 from models.policy import Replay, tune
 from models.registry import RegistryError
 from models.retune import recalibrate, retune
-from models.train import TrainingError, backtest, data_sha256, record_ends
+from models.train import TrainingError, data_sha256, record_ends
 from pipeline.dataset import open_dataset
 from pipeline.simulator import write_dataset
 from service.cli import main

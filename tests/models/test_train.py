@@ -16,20 +16,14 @@ from click.testing import CliRunner
 import pipeline
 from models import drift, registry
 from models import train as train_module
+from models.backtest import backtest
 from models.evaluate import evaluate, table
-from models.forecast import COLUMNS, ForecastError, Settings
+from models.fitting import Settings
+from models.forecast import COLUMNS, ForecastError
+from models.forecast_files import read_forecasts, write_forecasts
 from models.labels import LabelError
 from models.registry import RegistryError
-from models.train import (
-    TrainingError,
-    backtest,
-    data_sha256,
-    judge,
-    read_forecasts,
-    record_ends,
-    train,
-    write_forecasts,
-)
+from models.train import TrainingError, data_sha256, judge, record_ends, train
 from pipeline import features
 from pipeline.dataset import open_dataset
 from pipeline.features import from_dataset

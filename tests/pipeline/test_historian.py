@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.errors import BadInput
 from pipeline.readings import DAY_MS, Channel
 from tests import oracles
@@ -99,15 +99,15 @@ def test_a_different_value_on_one_time_and_channel_is_counted_as_a_conflict(engi
 
 def test_dirty_days_last_seen_and_tallies_move_forward_only(engine: Engine) -> None:
     with historian.writing(engine) as connection:
-        historian.mark_dirty(connection, {("G1", BASE_MS), ("G1", BASE_MS + DAY_MS)})
-        historian.mark_dirty(connection, {("G1", BASE_MS)})
+        cut_days.mark_dirty(connection, {("G1", BASE_MS), ("G1", BASE_MS + DAY_MS)})
+        cut_days.mark_dirty(connection, {("G1", BASE_MS)})
         historian.mark_seen(connection, {"G1": BASE_MS + 5})
         historian.mark_seen(connection, {"G1": BASE_MS + 3, "G2": BASE_MS + 1})
         historian.tally(connection, "messages_stored", 3)
         historian.tally(connection, "messages_stored", 4)
 
     with engine.begin() as connection:
-        assert historian.load_dirty_days(connection, ["G1", "G2"], BASE_MS + DAY_MS) == {"G1": [BASE_MS]}
+        assert cut_days.load_dirty_days(connection, ["G1", "G2"], BASE_MS + DAY_MS) == {"G1": [BASE_MS]}
         assert historian.data_clock(connection) == historian.from_ms(BASE_MS + 5)
         assert historian.load_tallies(connection) == {"messages_stored": 7}
 
@@ -118,19 +118,19 @@ def test_replacing_days_leaves_the_other_days_alone_and_cleans_them(engine: Engi
         return ("G1", start, start + 60_000, b"%d" % day)
 
     with historian.writing(engine) as connection:
-        historian.mark_dirty(connection, {("G1", BASE_MS)})
-        historian.replace_days(
+        cut_days.mark_dirty(connection, {("G1", BASE_MS)})
+        cut_days.replace_days(
             connection, [("G1", BASE_MS), ("G1", BASE_MS + DAY_MS)], [operation(0, 1), operation(1, 1)], [("G1", BASE_MS, b"")]
         )
-        historian.replace_days(connection, [("G1", BASE_MS)], [operation(0, 2), operation(0, 3)], [("G1", BASE_MS, b"")])
+        cut_days.replace_days(connection, [("G1", BASE_MS)], [operation(0, 2), operation(0, 3)], [("G1", BASE_MS, b"")])
 
-        assert historian.load_operations(connection, "G1", 0, BASE_MS + 9 * DAY_MS) == [
+        assert cut_days.load_operations(connection, "G1", 0, BASE_MS + 9 * DAY_MS) == [
             operation(0, 2)[1:],
             operation(0, 3)[1:],
             operation(1, 1)[1:],
         ]
-        assert historian.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, b"")]
-        assert historian.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}
+        assert cut_days.load_days(connection, "G1", 0, BASE_MS + DAY_MS) == [(BASE_MS, b"")]
+        assert cut_days.load_dirty_days(connection, ["G1"], BASE_MS + DAY_MS) == {}
 
 
 def test_quarantine_keeps_the_newest_and_cuts_long_payloads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from pipeline import features, historian, transfer
+from pipeline import cut_days, features, historian, transfer
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS
@@ -63,7 +63,7 @@ def test_live_features_are_training_features_on_the_same_readings(dataset: Datas
 
     at_ms = int(at.timestamp() * 1000)
     with historian.writing(engine) as connection:
-        days = historian.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
+        days = cut_days.load_dirty_days(connection, [gate_id], at_ms)[gate_id]
         for day_ms in reversed(days):  # one day at a time, the newest first: order must not matter
             cut = segment(historian.read_gate(connection, gate_id, day_ms, day_ms + DAY_MS))
             replace_days(connection, [(gate_id, [day_ms], cut)])

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from sqlalchemy.engine import Engine
 
-from models import forecast
+from models import fitting
 from pipeline import historian, transfer
 from pipeline.dataset import Dataset, DatasetError, open_dataset, write_readings, write_tables
 from pipeline.historian import url_of, writing
@@ -226,8 +226,8 @@ def test_an_empty_database_has_nothing_to_export(other: Engine, tmp_path: Path) 
 def test_training_from_the_store_is_training_on_the_exported_folder(
     other: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = partial(forecast.Settings, trees=20, fewest_trees=20, healthy_rows=2000)
-    monkeypatch.setattr(forecast, "Settings", quick)  # what the command line trains with takes a minute
+    quick = partial(fitting.Settings, trees=20, fewest_trees=20, healthy_rows=2000)
+    monkeypatch.setattr(fitting, "Settings", quick)  # what the command line trains with takes a minute
     write_dataset(tmp_path / "fleet", gates=8, days=220, seed=5, hazard_scale=12.0, heartbeat_min=240)
     bring_in(other, open_dataset(tmp_path / "fleet"))
 

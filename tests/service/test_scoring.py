@@ -25,7 +25,7 @@ from sqlalchemy.engine import Engine
 from models.drift import Reference
 from models.policy import Policy, Replay
 from models.registry import RegistryError
-from pipeline import features, historian
+from pipeline import cut_days, features, historian
 from pipeline.cycles import Records
 from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
@@ -164,7 +164,7 @@ def feed(engine: Engine, gate_id: str, frame: pd.DataFrame) -> None:
                 wide[slot.slot] = value
         historian.store_readings(connection, [(*key, *values) for key, values in sorted(rows.items())])
         days = {(gate_id, to_ms(instant) // historian.DAY_MS * historian.DAY_MS) for instant in frame["ts"]}
-        historian.mark_dirty(connection, days)
+        cut_days.mark_dirty(connection, days)
         historian.mark_seen(connection, {gate_id: to_ms(frame["ts"].max())})
 
 
@@ -229,7 +229,7 @@ def test_live_features_are_those_that_training_makes_of_the_same_readings(engine
     refresh_operations(engine, [gate_id], T0)
     with engine.connect() as connection:
         live = load_features(connection, [gate_id], [T0])
-        clean = historian.load_dirty_days(connection, [gate_id], to_ms(T0))
+        clean = cut_days.load_dirty_days(connection, [gate_id], to_ms(T0))
         records = historian.load_table(connection, historian.maintenance)
     cut = segment(pd.concat(frames, ignore_index=True))
     trained = features.build(
@@ -245,13 +245,13 @@ def test_a_late_reading_makes_its_own_day_anew_and_nothing_else(gate: Engine) ->
     refresh_operations(gate, [GATES[0]], T0)
     late = readings_of(T0 - 2 * DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - 2 * DAY + 3 * HOUR), **{"motor.moving": 1.0})
     with gate.connect() as connection:
-        before = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
+        before = cut_days.load_operations(connection, GATES[0], 0, to_ms(T0))
     feed(gate, GATES[0], late)
 
     days = refresh_operations(gate, [GATES[0]], T0)
 
     with gate.connect() as connection:
-        after = historian.load_operations(connection, GATES[0], 0, to_ms(T0))
+        after = cut_days.load_operations(connection, GATES[0], 0, to_ms(T0))
     assert days == 1
     assert set(before) < set(after)
     assert [row[0] for row in set(after) - set(before)] == [to_ms(T0 - 2 * DAY + 3 * HOUR)]
@@ -263,8 +263,8 @@ def test_days_that_have_not_ended_are_not_cut_yet(gate: Engine) -> None:
     refresh_operations(gate, [GATES[0]], T0)
 
     with gate.connect() as connection:
-        assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0 + DAY)) == {GATES[0]: [to_ms(T0)]}
-        assert historian.load_operations(connection, GATES[0], to_ms(T0), to_ms(T0 + DAY)) == []
+        assert cut_days.load_dirty_days(connection, GATES[:1], to_ms(T0 + DAY)) == {GATES[0]: [to_ms(T0)]}
+        assert cut_days.load_operations(connection, GATES[0], to_ms(T0), to_ms(T0 + DAY)) == []
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -282,16 +282,16 @@ def test_a_day_that_gets_readings_while_it_is_cut_is_cut_again(gate: Engine, mon
 
     refresh_operations(gate, GATES[:1], T0)
     with gate.connect() as connection:
-        (before,) = (row[1] for row in historian.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
+        (before,) = (row[1] for row in cut_days.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
     feed(gate, GATES[0], readings_of(T0 - DAY).iloc[:1].assign(ts=pd.Timestamp(T0 - DAY + 5 * HOUR + timedelta(seconds=3))))
     monkeypatch.setattr(live_features.operations, "segment_all", meanwhile)
 
     done = refresh_operations(gate, GATES[:1], T0)
 
     with gate.connect() as connection:
-        assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {}
-        (after,) = (row[1] for row in historian.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
-        names = historian.load_summary_names(connection, GATES[:1])[GATES[0], "days"]
+        assert cut_days.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {}
+        (after,) = (row[1] for row in cut_days.load_days(connection, GATES[0], to_ms(T0 - DAY), to_ms(T0)))
+        names = cut_days.load_summary_names(connection, GATES[:1])[GATES[0], "days"]
     readings = names.index("readings")
     assert (done, len(came)) == (1, times)
     assert np.frombuffer(after)[readings] == np.frombuffer(before)[readings] + times + 1
@@ -302,7 +302,7 @@ def test_a_day_that_gets_readings_all_the_time_stays_dirty(gate: Engine, monkeyp
 
     def meanwhile(readings: Any) -> Any:
         with writing(gate) as connection:
-            historian.mark_dirty(connection, [(GATES[0], to_ms(T0 - DAY))])
+            cut_days.mark_dirty(connection, [(GATES[0], to_ms(T0 - DAY))])
         return segment_all(readings)
 
     refresh_operations(gate, GATES[:1], T0)
@@ -311,7 +311,7 @@ def test_a_day_that_gets_readings_all_the_time_stays_dirty(gate: Engine, monkeyp
 
     assert refresh_operations(gate, GATES[:1], T0) == 0
     with gate.connect() as connection:
-        assert historian.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {GATES[0]: [to_ms(T0 - DAY)]}
+        assert cut_days.load_dirty_days(connection, GATES[:1], to_ms(T0)) == {GATES[0]: [to_ms(T0 - DAY)]}
 
 
 @pytest.mark.postgres
@@ -319,14 +319,14 @@ def test_a_day_that_gets_readings_all_the_time_stays_dirty(gate: Engine, monkeyp
 def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_url: str, marks_first: bool) -> None:
     engine = historian.connect(postgres_url)
     row = (1, to_ms(T0 + HOUR), 0.5, *[None] * 15)
-    steps = [lambda c: historian.mark_dirty(c, [("g", to_ms(T0))]), lambda c: historian.store_readings(c, [row])]
+    steps = [lambda c: cut_days.mark_dirty(c, [("g", to_ms(T0))]), lambda c: historian.store_readings(c, [row])]
     try:
         store.migrate(engine)
         with writing(engine) as connection:
             connection.execute(sa.insert(historian.gates).values(gate_id="g", station_id="s"))
             motor = Channel(gate_id="g", component="motor", quantity="velocity_rms", unit="mm/s")
             historian.declare_channels(connection, [motor])
-            historian.mark_dirty(connection, [("g", to_ms(T0))])
+            cut_days.mark_dirty(connection, [("g", to_ms(T0))])
 
         cutting = threading.Thread(target=refresh_operations, args=(engine, ["g"], T0 + DAY))
         with writing(engine) as ingest:
@@ -339,7 +339,7 @@ def test_readings_that_come_while_their_day_is_cut_are_not_forgotten(postgres_ur
         refresh_operations(engine, ["g"], T0 + DAY)
 
         with engine.connect() as connection:
-            assert len(historian.load_days(connection, "g", 0, to_ms(T0 + DAY))) == 1
+            assert len(cut_days.load_days(connection, "g", 0, to_ms(T0 + DAY))) == 1
     finally:
         engine.dispose()
 

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.errors import BadInput
 from pipeline.historian import writing
 from service import alerts as life
@@ -149,9 +149,9 @@ def test_operations_of_an_older_database_are_forgotten_and_their_days_cut_again(
 
     with engine.connect() as connection:
         gate_ids = ("DSH-S1-G1", "DSH-S1-G2", "DSH-S2-G1")
-        assert historian.load_dirty_days(connection, gate_ids, tomorrow) == {gate_id: [midnight] for gate_id in gate_ids}
-        assert [historian.load_operations(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
-        assert [historian.load_days(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
+        assert cut_days.load_dirty_days(connection, gate_ids, tomorrow) == {gate_id: [midnight] for gate_id in gate_ids}
+        assert [cut_days.load_operations(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
+        assert [cut_days.load_days(connection, gate_id, 0, tomorrow) for gate_id in gate_ids] == [[], [], []]
 
 
 def test_a_database_without_the_schema_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.forecast import fit
+from models.fitting import fit
 from models.labels import label
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.features import FEATURES, from_dataset

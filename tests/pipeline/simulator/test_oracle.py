@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from models.evaluate import evaluate
+from models.forecast_files import read_forecasts
 from models.labels import History, label, outcome
-from models.train import read_forecasts, record_ends
+from models.train import record_ends
 from pipeline.dataset import open_dataset
 from pipeline.errors import BadInput
 from pipeline.simulator import write_dataset

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy.engine import Connection, Engine
 
 from models.policy import Policy, severity
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
 from pipeline.readings import DAY_MS, Channel
@@ -165,7 +165,7 @@ def add_readings(connection: Connection, gate_id: str, days: int = 30) -> None:
     historian.store_readings(connection, [(*key, *values) for key, values in sorted(rows.items())])
     done = segment(historian.read_gate(connection, gate_id, first, to_ms(TODAY)))
     replace_days(connection, [(gate_id, [first + day * DAY_MS for day in range(days)], done)])
-    historian.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
+    cut_days.mark_dirty(connection, [(gate_id, to_ms(TODAY))])
 
 
 def forecast_row(

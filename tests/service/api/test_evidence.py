@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from models import registry as models
-from models.forecast import Forecaster, Settings, fit
+from models.fitting import Settings, fit
+from models.forecast import Forecaster
 from models.policy import Policy
-from pipeline import historian
+from pipeline import cut_days, historian
 from pipeline.historian import to_ms, writing
 from pipeline.readings import Channel
 from service import scoring, store
@@ -72,7 +73,7 @@ def fill(engine: Engine) -> None:
                 for instant, value in zip(frame["ts"], frame[slot.channel.key], strict=True):
                     wide.setdefault((slot.series_id, to_ms(instant)), [None] * historian.SLOTS)[slot.slot] = value
             historian.store_readings(connection, [(*key, *values) for key, values in sorted(wide.items())])
-            historian.mark_dirty(connection, {(gate_id, to_ms(T0 + day * DAY)) for day in range(DAYS)})
+            cut_days.mark_dirty(connection, {(gate_id, to_ms(T0 + day * DAY)) for day in range(DAYS)})
             historian.mark_seen(connection, {gate_id: to_ms(frame["ts"].max())})
 
 
