@@ -162,9 +162,8 @@ class _Ingest:
             try:
                 with self._engine.connect() as connection:
                     self._registry.keep_fresh(connection)  # a large fleet takes its time: nothing should wait for it
-                # nor for a search of it for circles, which what is refused sets off again and again
-                gc.collect()
-                gc.freeze()
+                if not ever_connected:
+                    gc.freeze()  # nor for a search of it for cycles, which what is refused sets off again and again
                 link.open()
                 ever_connected = True
                 self._connected(True)

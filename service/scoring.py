@@ -219,7 +219,7 @@ def _begin_work(
 ) -> None:
     engine = historian.connect(url)
     _at_work.append(lambda gate_ids: list(_score_chunk(engine, model, challenger, gate_ids, as_ofs, now, public_url)))
-    # what stays need not be searched for circles again and again; once a chunk is often enough
+    # what stays need not be searched for cycles again and again; once a chunk is often enough
     gc.freeze()
     gc.disable()
 

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 
 from pipeline import historian
 from pipeline.historian import to_ms, writing
+from pipeline.readings import DAY_MS
 from service.live_features import load_features, refresh_operations
 from tests.service.test_scoring import DAY, GATES, T0, declare, feed, feed_days, readings_of
 
@@ -28,7 +29,7 @@ def rows(engine: Engine) -> pd.DataFrame:
 
 def raw_days(engine: Engine) -> list[datetime]:
     with engine.connect() as connection:
-        ms = connection.scalars(sa.select(historian.readings.c.ts_ms // historian.DAY_MS).distinct()).all()
+        ms = connection.scalars(sa.select(historian.readings.c.ts_ms // DAY_MS).distinct()).all()
     return sorted(datetime.fromtimestamp(day * 86_400, UTC) for day in ms)
 
 

@@ -29,7 +29,7 @@ from pipeline import cut_days, features, historian
 from pipeline.cycles import Records
 from pipeline.historian import to_ms, writing
 from pipeline.operations import segment
-from pipeline.readings import Channel
+from pipeline.readings import DAY_MS, Channel
 from service import alerts as life
 from service import cases, live_features, scoring, store
 from service.cases import Renewal
@@ -163,7 +163,7 @@ def feed(engine: Engine, gate_id: str, frame: pd.DataFrame) -> None:
                 wide = rows.setdefault((slot.series_id, to_ms(instant)), [None] * historian.SLOTS)
                 wide[slot.slot] = value
         historian.store_readings(connection, [(*key, *values) for key, values in sorted(rows.items())])
-        days = {(gate_id, to_ms(instant) // historian.DAY_MS * historian.DAY_MS) for instant in frame["ts"]}
+        days = {(gate_id, to_ms(instant) // DAY_MS * DAY_MS) for instant in frame["ts"]}
         cut_days.mark_dirty(connection, days)
         historian.mark_seen(connection, {gate_id: to_ms(frame["ts"].max())})
 

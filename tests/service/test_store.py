@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from pipeline import cut_days, historian
 from pipeline.errors import BadInput
 from pipeline.historian import writing
+from pipeline.readings import DAY_MS
 from service import alerts as life
 from service import store
 from service.alerts import Alert, Outlook
@@ -131,7 +132,7 @@ def test_an_older_database_keeps_its_cases_and_counts_its_verdicts(engine: Engin
 
 def test_operations_of_an_older_database_are_forgotten_and_their_days_cut_again(engine: Engine) -> None:
     midnight = historian.to_ms(T0)
-    noon, tomorrow = midnight + historian.DAY_MS // 2, midnight + historian.DAY_MS
+    noon, tomorrow = midnight + DAY_MS // 2, midnight + DAY_MS
     config = store.alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
